@@ -1,0 +1,331 @@
+"""Settings: one TOML file and the environment, read once into frozen values."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from discostream.errors import ConfigError
+from discostream.types import Kind
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "CostSettings",
+    "EndpointSettings",
+    "GatewaySettings",
+    "LedgerSettings",
+    "MigrationSettings",
+    "PolicySettings",
+    "Settings",
+    "convert_options",
+    "embedded_pair",
+    "load_settings",
+    "settings_from",
+]
+
+DEFAULT_CONFIG = Path("disco.toml")
+ENV_PREFIX = "DISCO_"
+
+Table = TypeVar("Table", bound=Struct)
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+NotNegative = Annotated[float, Meta(ge=0.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+
+
+class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the settings file."""
+
+
+class EndpointSettings(_Table):
+    """One `[[endpoint]]`: what every dialect shares, and the dialect's own keys in `options`.
+
+    Attributes:
+        name: How plans, logs and the ledger call it.
+        kind: `device` costs joules, `server` costs dollars.
+        dialect: The protocol it speaks, a name in the `discostream.endpoints` entry-point group.
+        model: The model's name there; for `llamacpp`, a catalogue name or a path to a GGUF file.
+        prompt_usd_per_mtok: Dollars per million prompt tokens; looked up in the price library when absent.
+        completion_usd_per_mtok: Dollars per million completion tokens; likewise.
+        priced_as: The model name to look prices up under, when it is not `model`.
+        cancel_stops_billing: Whether closing the stream ends the bill.
+        prefill_joules_per_token: Measured energy; computed from the model's shape when absent.
+        decode_joules_per_token: Likewise.
+        options: The keys that only this dialect knows.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    kind: Kind
+    dialect: str
+    model: str = ""
+    prompt_usd_per_mtok: NotNegative | None = None
+    completion_usd_per_mtok: NotNegative | None = None
+    priced_as: str = ""
+    cancel_stops_billing: bool = True
+    prefill_joules_per_token: NotNegative | None = None
+    decode_joules_per_token: NotNegative | None = None
+    options: dict[str, Any] = {}
+
+
+class PolicySettings(_Table):
+    """`[policy]`: who starts when.
+
+    Attributes:
+        name: A policy in the `discostream.policies` entry-point group.
+        constraint: Which kind the budget holds back; `auto` decides from converted prices.
+        share: b, the share of all prompt tokens that the constrained kind may take.
+        alpha: Share of the budget kept for the tail before anything else (device constraint only).
+        offsets: Seconds after arrival per endpoint, for `name = "offsets"`.
+    """
+
+    name: str = "disco"
+    constraint: Literal["auto", "server", "device"] = "auto"
+    share: Share = 0.5
+    alpha: Share = 0.05
+    offsets: dict[str, NotNegative] = {}
+
+
+class MigrationSettings(_Table):
+    """`[migration]`: whether a running answer may move, and how fast it is read.
+
+    Attributes:
+        enabled: Off keeps every answer where it started; rescue after a failure stays on.
+        consumption_tokens_per_s: How fast the reader consumes tokens.
+    """
+
+    enabled: bool = True
+    consumption_tokens_per_s: Positive = 4.8
+
+
+class CostSettings(_Table):
+    """`[cost]`: the exchange rate between energy and money.
+
+    Attributes:
+        usd_per_joule: What a joule of the device is worth; the default is 0.17 $ per kWh from a socket.
+            On a battery that must last, a joule is worth far more.
+    """
+
+    usd_per_joule: NotNegative = 4.7e-8
+
+
+class GatewaySettings(_Table):
+    """`[gateway]`: where the HTTP face listens, and the key its clients must send.
+
+    Attributes:
+        api_key_env: The environment variable that holds the clients' key; required off loopback.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8377
+    api_key_env: str = ""
+
+
+class LedgerSettings(_Table):
+    """`[ledger]`: where requests are recorded.
+
+    Attributes:
+        path: The SQLite file; empty puts it under the platform's data folder.
+    """
+
+    path: str = ""
+
+
+class Settings(_Table):
+    """Everything in `disco.toml`."""
+
+    endpoint: tuple[EndpointSettings, ...] = ()
+    policy: PolicySettings = PolicySettings()
+    migration: MigrationSettings = MigrationSettings()
+    cost: CostSettings = CostSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    ledger: LedgerSettings = LedgerSettings()
+
+
+_ENDPOINT_KEYS = frozenset(EndpointSettings.__struct_fields__) - {"options"}
+
+
+def embedded_pair() -> Settings:
+    """The settings used when there is no file: the embedded model twice, once behind a server's delays."""
+    return settings_from(
+        {
+            "endpoint": [
+                {"name": "device", "kind": "device", "dialect": "llamacpp", "model": "smollm2-135m-instruct"},
+                {
+                    "name": "server",
+                    "kind": "server",
+                    "dialect": "emulated",
+                    "model": "smollm2-135m-instruct",
+                    "priced_as": "gpt-4o",
+                },
+            ]
+        }
+    )
+
+
+def load_settings(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the settings: the file, then the environment on top.
+
+    Args:
+        path: The TOML file; `None` takes `disco.toml` of the working directory, or the embedded pair
+            when there is none.
+        environ: The environment to read `DISCO_…` overrides from (default: this process's).
+
+    Raises:
+        ConfigError: The file cannot be read, or holds a wrong or unknown key.
+    """
+    environ = os.environ if environ is None else environ
+    if path is None and not DEFAULT_CONFIG.exists():
+        tree = msgspec.to_builtins(embedded_pair())
+        for endpoint in tree["endpoint"]:
+            endpoint.update(endpoint.pop("options"))
+    else:
+        tree = _read_toml(Path(DEFAULT_CONFIG if path is None else path))
+    return settings_from(_with_environment(tree, environ))
+
+
+def settings_from(tree: Mapping[str, Any]) -> Settings:
+    """Check a tree of plain values, as a TOML file holds them, and freeze it.
+
+    Raises:
+        ConfigError: Naming the field, the value and what would be right.
+    """
+    tree = dict(tree)
+    endpoints = tree.get("endpoint", [])
+    if not isinstance(endpoints, list):
+        raise ConfigError("endpoint: must be written as [[endpoint]], once per endpoint")
+    tree["endpoint"] = [_split_options(index, table) for index, table in enumerate(endpoints)]
+    for name, value in tree.items():
+        _refuse_unknown([name], Settings.__struct_fields__, "")
+        if name != "endpoint" and isinstance(value, Mapping):
+            table = type(getattr(_DEFAULTS, name))
+            _refuse_unknown(value, table.__struct_fields__, f"{name}.")
+    settings = _convert(tree, Settings, "")
+    _refuse_contradictions(settings)
+    return settings
+
+
+def convert_options(settings: EndpointSettings, options: type[Table]) -> Table:
+    """An endpoint's own keys, checked against what its dialect knows.
+
+    Raises:
+        ConfigError: A key or value that the dialect does not accept.
+    """
+    where = f"endpoint {settings.name!r}: "
+    known = [*options.__struct_fields__, *_ENDPOINT_KEYS]
+    for key in settings.options:
+        if key not in options.__struct_fields__:
+            raise ConfigError(f"{where}{_unknown(key, known)} (dialect {settings.dialect!r})")
+    return _convert(settings.options, options, where)
+
+
+_DEFAULTS = Settings()
+
+
+def _split_options(index: int, table: Any) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"endpoint[{index}]: must be a table of keys, not {table!r}")
+    common = {key: value for key, value in table.items() if key in _ENDPOINT_KEYS}
+    return {**common, "options": {key: value for key, value in table.items() if key not in _ENDPOINT_KEYS}}
+
+
+def _refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> None:
+    for key in keys:
+        if key not in known:
+            raise ConfigError(where + _unknown(key, known))
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}"
+    return f"unknown key `{key}`; {hint}"
+
+
+def _convert(tree: Mapping[str, Any], table: type[Table], where: str) -> Table:
+    try:
+        return msgspec.convert(tree, table)
+    except msgspec.ValidationError as error:
+        raise ConfigError(where + _explain(tree, str(error))) from None
+
+
+def _explain(tree: Any, message: str) -> str:
+    """Turn `Expected X - at `$.a[0].b`` into `a[0].b = value: expected X`."""
+    what, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").removeprefix(".")
+    if not path:
+        return what[:1].lower() + what[1:]
+    value = tree
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        try:
+            value = value[int(index)] if index else value[name]
+        except (KeyError, IndexError, TypeError):
+            return f"{path}: {what[:1].lower() + what[1:]}"
+    return f"{path} = {value!r}: {what[:1].lower() + what[1:]}"
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    names = [endpoint.name for endpoint in settings.endpoint]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"endpoint.name = {name!r}: used twice; every endpoint needs a name of its own")
+    for name in settings.policy.offsets:
+        if name not in names:
+            raise ConfigError(f"policy.offsets: no endpoint is called {name!r}; there are: {', '.join(names)}")
+    if settings.policy.name == "offsets" and not settings.policy.offsets:
+        raise ConfigError('policy.offsets: must name at least one endpoint for policy.name = "offsets"')
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; give the path of a disco.toml, or none for the embedded pair"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _with_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Lay `DISCO_SECTION__KEY` and `DISCO_ENDPOINT__NAME__KEY` over the file's values."""
+    for variable, text in environ.items():
+        if not variable.startswith(ENV_PREFIX) or "__" not in variable:
+            continue
+        section, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        if section == "endpoint" and len(rest) == 2:
+            _endpoint_named(tree, rest[0], variable)[rest[1]] = _scalar(text)
+        elif section in Settings.__struct_fields__ and section != "endpoint" and len(rest) == 1:
+            tree.setdefault(section, {})[rest[0]] = _scalar(text)
+        else:
+            raise ConfigError(
+                f"{variable}: names no setting; write DISCO_SECTION__KEY or DISCO_ENDPOINT__NAME__KEY, "
+                f"as in DISCO_POLICY__SHARE=0.3"
+            )
+    return tree
+
+
+def _endpoint_named(tree: dict[str, Any], name: str, variable: str) -> dict[str, Any]:
+    for endpoint in tree.get("endpoint", []):
+        if re.sub(r"[^a-z0-9]", "_", str(endpoint.get("name", "")).lower()) == name:
+            found: dict[str, Any] = endpoint
+            return found
+    raise ConfigError(f"{variable}: the settings have no endpoint called {name!r}")
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

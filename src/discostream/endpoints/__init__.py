@@ -1,0 +1,1 @@
+"""Places that generate: one contract, one file per dialect."""

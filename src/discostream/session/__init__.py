@@ -1,0 +1,1 @@
+"""The live path of one request."""

@@ -1,0 +1,326 @@
+"""Frozen values that every layer shares.
+
+Times are seconds of one process's monotonic clock (`_at`) or spans of it (`_s`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = [
+    "Attempt",
+    "AttemptOutcome",
+    "Carrier",
+    "Delivered",
+    "Event",
+    "Finish",
+    "FinishReason",
+    "Kind",
+    "Message",
+    "Migration",
+    "MigrationReason",
+    "Outcome",
+    "Piece",
+    "Plan",
+    "Prefix",
+    "Prompt",
+    "Request",
+    "Sampling",
+    "Start",
+]
+
+
+class Kind(StrEnum):
+    """Where an endpoint runs, which decides what it costs: joules or dollars."""
+
+    DEVICE = "device"
+    SERVER = "server"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended, in OpenAI's words."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+
+
+class Carrier(StrEnum):
+    """What travels in a handoff: token IDs where vocabularies are equal, text otherwise."""
+
+    TOKENS = "tokens"
+    TEXT = "text"
+
+
+class MigrationReason(StrEnum):
+    """Why decoding moved."""
+
+    COST = "cost"
+    RESCUE = "rescue"
+
+
+class AttemptOutcome(StrEnum):
+    """What became of one try on one endpoint."""
+
+    WON = "won"
+    LOST = "lost"
+    FAILED = "failed"
+    MIGRATED_FROM = "migrated_from"
+    MIGRATED_TO = "migrated_to"
+    NOT_STARTED = "not_started"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn; `None` leaves the endpoint's own default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One chat completion, as every endpoint understands it.
+
+    Attributes:
+        messages: The conversation; at least one message.
+        arrived_at: When it arrived (monotonic seconds).
+        request_id: Our name for it, in logs, ledger and headers.
+        max_tokens: The most tokens the answer may have; `None` leaves it to the endpoint.
+        stop: Strings that end the answer.
+        sampling: How tokens are drawn.
+        pinned: Why this answer must stay on the endpoint that starts it; `None` when it may move.
+    """
+
+    messages: tuple[Message, ...]
+    arrived_at: float
+    request_id: str
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    pinned: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The part of an answer that exists already and must be continued, not repeated.
+
+    Attributes:
+        text: The answer so far; empty for a fresh start.
+        token_ids: Its token IDs, when they mean the same to the endpoint that continues;
+            `None` hands over text alone.
+    """
+
+    text: str = ""
+    token_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The endpoint knows how long the prompt is, in its own tokens. Sent at most once, before content."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that arrived together.
+
+    Attributes:
+        text: Whole characters, never a part of one. Empty while an endpoint holds characters back.
+        tokens: How many tokens it stands for (an estimate where the endpoint does not say).
+        token_ids: Their IDs, where the endpoint gives them.
+    """
+
+    text: str
+    tokens: int = 1
+    token_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The endpoint ended the answer by itself; always the last event of a stream.
+
+    Attributes:
+        reason: Why.
+        prompt_tokens: Prompt length in the endpoint's tokens (with the prefix, when it continued one).
+        completion_tokens: Tokens generated in this attempt.
+        cached_tokens: How much of the prompt came out of the endpoint's cache.
+    """
+
+    reason: FinishReason
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+Event = Prompt | Piece | Finish
+"""What an endpoint's stream is made of: at most one `Prompt`, then `Piece`s, then one `Finish`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A piece as it left us: its text, who made it, and when.
+
+    Attributes:
+        text: Never empty.
+        tokens: How many tokens it stands for.
+        endpoint: The endpoint that generated it.
+        at_s: Seconds after the request's arrival.
+    """
+
+    text: str
+    tokens: int
+    endpoint: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One line of a plan: this endpoint starts this long after the request arrived.
+
+    `offset_s` is `None` for an endpoint that only steps in when the others have failed.
+    """
+
+    endpoint: str
+    offset_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who starts when, for one request. An endpoint that is not named must not be used."""
+
+    policy: str
+    starts: tuple[Start, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try on one endpoint, settled.
+
+    Attributes:
+        start_offset_s: When it started after the request's arrival, or was planned to, if it never did.
+        ttft_s: From the request's arrival to this attempt's first content; `None` when none came.
+    """
+
+    endpoint: str
+    kind: Kind
+    start_offset_s: float
+    ttft_s: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+    joules: float
+    outcome: AttemptOutcome
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One handoff that happened.
+
+    Attributes:
+        at_token: How many tokens had been delivered at the seam.
+        at_char: How many characters had been delivered at the seam.
+        gap_s: From the last piece before the seam to the first after it, as delivered.
+    """
+
+    source: str
+    target: str
+    at_token: int
+    at_char: int
+    reason: MigrationReason
+    gap_s: float
+    by: Carrier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Everything settled about one request.
+
+    Attributes:
+        winner: The endpoint whose content came first; `None` when nothing was delivered.
+        ttft_s: From arrival to the first content delivered; `None` when none was.
+        finish_reason: Why the answer ended; `None` when it broke off or the client left.
+        prompt_tokens: Length of the prompt as the winner counted it (estimated where it did not).
+        completion_tokens: Tokens delivered.
+        delivered_s: When each delivered token left us, seconds after arrival.
+        error: What broke the answer, if something did.
+    """
+
+    request_id: str
+    policy: str
+    winner: str | None
+    ttft_s: float | None
+    finish_reason: FinishReason | None
+    prompt_tokens: int
+    completion_tokens: int
+    attempts: tuple[Attempt, ...]
+    migrations: tuple[Migration, ...]
+    delivered_s: tuple[float, ...]
+    error: str | None = None
+
+    @property
+    def usd(self) -> float:
+        """Dollars spent on all attempts."""
+        return sum(attempt.usd for attempt in self.attempts)
+
+    @property
+    def joules(self) -> float:
+        """Joules spent on all attempts."""
+        return sum(attempt.joules for attempt in self.attempts)
+
+    def as_disco(self) -> Mapping[str, Any]:
+        """The public account of the request, sent to clients as the `disco` object."""
+        return {
+            "request_id": self.request_id,
+            "winner": self.winner,
+            "ttft_s": self.ttft_s,
+            "attempts": [_attempt_as_disco(attempt) for attempt in self.attempts],
+            "migrations": [_migration_as_disco(migration) for migration in self.migrations],
+            "usd": self.usd,
+            "joules": self.joules,
+        }
+
+
+def _attempt_as_disco(attempt: Attempt) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "endpoint": attempt.endpoint,
+        "kind": attempt.kind.value,
+        "start_offset_s": attempt.start_offset_s,
+        "ttft_s": attempt.ttft_s,
+        "prompt_tokens": attempt.prompt_tokens,
+        "completion_tokens": attempt.completion_tokens,
+        "usd": attempt.usd,
+        "joules": attempt.joules,
+        "outcome": attempt.outcome.value,
+    }
+    if attempt.error is not None:
+        shown["error"] = attempt.error
+    return shown
+
+
+def _migration_as_disco(migration: Migration) -> dict[str, Any]:
+    return {
+        "from": migration.source,
+        "to": migration.target,
+        "at_token": migration.at_token,
+        "at_char": migration.at_char,
+        "reason": migration.reason.value,
+        "gap_s": migration.gap_s,
+        "by": migration.by.value,
+    }
