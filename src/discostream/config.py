@@ -18,6 +18,7 @@ from discostream.types import Kind
 
 __all__ = [
     "DEFAULT_CONFIG",
+    "EMBEDDED_PAIR",
     "CostSettings",
     "EndpointSettings",
     "GatewaySettings",
@@ -26,7 +27,6 @@ __all__ = [
     "PolicySettings",
     "Settings",
     "convert_options",
-    "embedded_pair",
     "load_settings",
     "settings_from",
 ]
@@ -44,7 +44,7 @@ class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the settings file."""
 
 
-class EndpointSettings(_Table):
+class EndpointSettings(_Table, frozen=True):
     """One `[[endpoint]]`: what every dialect shares, and the dialect's own keys in `options`.
 
     Attributes:
@@ -74,7 +74,7 @@ class EndpointSettings(_Table):
     options: dict[str, Any] = {}
 
 
-class PolicySettings(_Table):
+class PolicySettings(_Table, frozen=True):
     """`[policy]`: who starts when.
 
     Attributes:
@@ -92,7 +92,7 @@ class PolicySettings(_Table):
     offsets: dict[str, NotNegative] = {}
 
 
-class MigrationSettings(_Table):
+class MigrationSettings(_Table, frozen=True):
     """`[migration]`: whether a running answer may move, and how fast it is read.
 
     Attributes:
@@ -104,7 +104,7 @@ class MigrationSettings(_Table):
     consumption_tokens_per_s: Positive = 4.8
 
 
-class CostSettings(_Table):
+class CostSettings(_Table, frozen=True):
     """`[cost]`: the exchange rate between energy and money.
 
     Attributes:
@@ -115,7 +115,7 @@ class CostSettings(_Table):
     usd_per_joule: NotNegative = 4.7e-8
 
 
-class GatewaySettings(_Table):
+class GatewaySettings(_Table, frozen=True):
     """`[gateway]`: where the HTTP face listens, and the key its clients must send.
 
     Attributes:
@@ -127,7 +127,7 @@ class GatewaySettings(_Table):
     api_key_env: str = ""
 
 
-class LedgerSettings(_Table):
+class LedgerSettings(_Table, frozen=True):
     """`[ledger]`: where requests are recorded.
 
     Attributes:
@@ -137,7 +137,7 @@ class LedgerSettings(_Table):
     path: str = ""
 
 
-class Settings(_Table):
+class Settings(_Table, frozen=True):
     """Everything in `disco.toml`."""
 
     endpoint: tuple[EndpointSettings, ...] = ()
@@ -151,22 +151,17 @@ class Settings(_Table):
 _ENDPOINT_KEYS = frozenset(EndpointSettings.__struct_fields__) - {"options"}
 
 
-def embedded_pair() -> Settings:
-    """The settings used when there is no file: the embedded model twice, once behind a server's delays."""
-    return settings_from(
-        {
-            "endpoint": [
-                {"name": "device", "kind": "device", "dialect": "llamacpp", "model": "smollm2-135m-instruct"},
-                {
-                    "name": "server",
-                    "kind": "server",
-                    "dialect": "emulated",
-                    "model": "smollm2-135m-instruct",
-                    "priced_as": "gpt-4o",
-                },
-            ]
-        }
-    )
+EMBEDDED_PAIR = (
+    {"name": "device", "kind": "device", "dialect": "llamacpp", "model": "smollm2-135m-instruct"},
+    {
+        "name": "server",
+        "kind": "server",
+        "dialect": "emulated",
+        "model": "smollm2-135m-instruct",
+        "priced_as": "gpt-4o",
+    },
+)
+"""Served when the settings name no endpoint: the embedded model, and again behind a server's delays."""
 
 
 def load_settings(
@@ -175,20 +170,17 @@ def load_settings(
     """Read the settings: the file, then the environment on top.
 
     Args:
-        path: The TOML file; `None` takes `disco.toml` of the working directory, or the embedded pair
-            when there is none.
+        path: The TOML file; `None` takes `disco.toml` of the working directory, if there is one. Settings
+            without an endpoint get the embedded pair.
         environ: The environment to read `DISCO_…` overrides from (default: this process's).
 
     Raises:
         ConfigError: The file cannot be read, or holds a wrong or unknown key.
     """
     environ = os.environ if environ is None else environ
-    if path is None and not DEFAULT_CONFIG.exists():
-        tree = msgspec.to_builtins(embedded_pair())
-        for endpoint in tree["endpoint"]:
-            endpoint.update(endpoint.pop("options"))
-    else:
-        tree = _read_toml(Path(DEFAULT_CONFIG if path is None else path))
+    tree = {} if path is None and not DEFAULT_CONFIG.exists() else _read_toml(Path(path or DEFAULT_CONFIG))
+    if not tree.get("endpoint"):
+        tree["endpoint"] = [dict(endpoint) for endpoint in EMBEDDED_PAIR]
     return settings_from(_with_environment(tree, environ))
 
 
@@ -278,7 +270,9 @@ def _refuse_contradictions(settings: Settings) -> None:
             raise ConfigError(f"endpoint.name = {name!r}: used twice; every endpoint needs a name of its own")
     for name in settings.policy.offsets:
         if name not in names:
-            raise ConfigError(f"policy.offsets: no endpoint is called {name!r}; there are: {', '.join(names)}")
+            raise ConfigError(
+                f"policy.offsets: no endpoint is called {name!r}; there are: {', '.join(names)}"
+            )
     if settings.policy.name == "offsets" and not settings.policy.offsets:
         raise ConfigError('policy.offsets: must name at least one endpoint for policy.name = "offsets"')
 

@@ -215,6 +215,7 @@ class Attempt:
     Attributes:
         start_offset_s: When it started after the request's arrival, or was planned to, if it never did.
         ttft_s: From the request's arrival to this attempt's first content; `None` when none came.
+        mean_tbt_s: The mean gap between its tokens as they came; `None` with fewer than two.
     """
 
     endpoint: str
@@ -227,6 +228,7 @@ class Attempt:
     joules: float
     outcome: AttemptOutcome
     error: str | None = None
+    mean_tbt_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,14 +28,28 @@ class Distribution:
     values: Floats
 
     @classmethod
-    def of_samples(cls, samples: ArrayLike) -> Distribution:
-        """The empirical distribution of at least one sample, as NumPy's linear quantiles see it."""
-        values = np.sort(np.asarray(samples, dtype=np.float64))
+    def of_samples(cls, samples: ArrayLike, weights: ArrayLike | None = None) -> Distribution:
+        """The empirical distribution of at least one sample, as NumPy's linear quantiles see it.
+
+        Args:
+            samples: In any order.
+            weights: How much each counts, all above zero; equally when left out.
+
+        Raises:
+            ValueError: There is no sample.
+        """
+        values = np.asarray(samples, dtype=np.float64)
         if values.size == 0:
             raise ValueError("a distribution needs at least one sample")
         if values.size == 1:
-            values = np.repeat(values, 2)
-        return cls(np.linspace(0.0, 1.0, values.size), values)
+            return cls(np.array([0.0, 1.0]), np.repeat(values, 2))
+        if weights is None:
+            return cls(np.linspace(0.0, 1.0, values.size), np.sort(values))
+        order = np.argsort(values, kind="stable")
+        heaps = np.asarray(weights, dtype=np.float64)[order]
+        middles = (np.cumsum(heaps) - heaps / 2) / heaps.sum()
+        values = values[order]
+        return cls(np.concatenate(([0.0], middles, [1.0])), np.concatenate((values[:1], values, values[-1:])))
 
     @classmethod
     def of_table(cls, probabilities: Sequence[float], values: Sequence[float]) -> Distribution:
@@ -53,11 +67,11 @@ class Distribution:
 
     def quantile(self, probability: ArrayLike) -> Any:
         """F^-1: the value below which this share lies, of the same shape as `probability`."""
-        return np.interp(probability, self.probabilities, self.values)
+        return np.interp(np.asarray(probability, np.float64), self.probabilities, self.values)
 
     def cdf(self, value: ArrayLike) -> Any:
         """F: the share at or below `value`, of the same shape."""
-        return np.interp(value, self.values, self.probabilities, left=0.0, right=1.0)
+        return np.interp(np.asarray(value, np.float64), self.values, self.probabilities, left=0.0, right=1.0)
 
     @cached_property
     def mean(self) -> float:

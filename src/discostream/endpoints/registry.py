@@ -32,5 +32,7 @@ def build_endpoint(settings: EndpointSettings) -> Endpoint:
         raise ConfigError(f"endpoint {settings.name!r}: unknown dialect {settings.dialect!r}; {hint}")
     adapter = known[settings.dialect].load()
     if not (isinstance(adapter, type) and issubclass(adapter, Endpoint)):
-        raise ConfigError(f"dialect {settings.dialect!r}: {known[settings.dialect].value} is no Endpoint class")
+        raise ConfigError(
+            f"dialect {settings.dialect!r}: {known[settings.dialect].value} is no Endpoint class"
+        )
     return adapter(settings, convert_options(settings, adapter.Options))

@@ -1,0 +1,81 @@
+"""The race: planned starts, and the first content wins.
+
+The problem: start several endpoints, each after its own delay, take whichever answers first, and leave
+nothing behind. The naive answer, the first *byte* wins, crowns servers that send headers, keep-alives or an
+error in a 200; so only text counts. A failed attempt brings the next start forward, because waiting for it
+would only add to a bad day. The last one running is never cut (paper, section 4.2, has no failures).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import anyio
+
+from discostream.errors import AllEndpointsFailed, EndpointError
+from discostream.session.attempts import Attempts, LiveAttempt
+from discostream.types import AttemptOutcome, Finish, Piece, Plan, Prefix, Request, Start
+
+__all__ = ["Lead", "race"]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The winner and everything it has said so far.
+
+    Attributes:
+        events: Its pieces up to the first content; or no text and a `Finish`, when nobody had more to say.
+    """
+
+    winner: LiveAttempt
+    events: tuple[Piece | Finish, ...]
+
+
+async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
+    """Run the plan until one attempt brings content; the others are cancelled.
+
+    Raises:
+        AllEndpointsFailed: Every endpoint of the plan was tried, and none brought an answer.
+    """
+    waiting = sorted(plan.starts, key=lambda start: _due_at(start, request))
+    said: dict[LiveAttempt, list[Piece | Finish]] = {}
+    running: set[LiveAttempt] = set()
+    failures: list[EndpointError] = []
+    while waiting or running:
+        while waiting and (not running or _due_at(waiting[0], request) <= anyio.current_time()):
+            attempt = attempts.start(waiting.pop(0).endpoint, request, Prefix())
+            said[attempt] = []
+            running.add(attempt)
+        heard = await attempts.hear(until=_due_at(waiting[0], request) if waiting else math.inf)
+        if heard is None:
+            continue
+        attempt, report = heard
+        match report:
+            case Piece(text):
+                said[attempt].append(report)
+                if text:
+                    return _crown(attempt, said)
+            case Finish():
+                said[attempt].append(report)
+                running.discard(attempt)
+            case EndpointError():
+                attempt.outcome = AttemptOutcome.FAILED
+                failures.append(report)
+                running.discard(attempt)
+    ended = [attempt for attempt in said if attempt.error is None]
+    if not ended:
+        raise AllEndpointsFailed(failures)
+    return _crown(ended[0], said)
+
+
+def _due_at(start: Start, request: Request) -> float:
+    return math.inf if start.offset_s is None else request.arrived_at + start.offset_s
+
+
+def _crown(winner: LiveAttempt, said: dict[LiveAttempt, list[Piece | Finish]]) -> Lead:
+    winner.outcome, winner.won = AttemptOutcome.WON, True
+    for attempt in said:
+        if attempt is not winner:
+            attempt.scope.cancel()
+    return Lead(winner, tuple(said[winner]))

@@ -1,0 +1,248 @@
+"""Delivery: when an answer moves, what travels, and what happens when a side fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timetable import WORDS, Played, a_house, a_request, device, play, server
+from trio.testing import MockClock
+
+from discostream.config import MigrationSettings
+from discostream.core.cost import Energy
+from discostream.core.qoe import tbt_as_read
+from discostream.session.run import run
+
+pytestmark = pytest.mark.anyio
+
+LONG = " ".join(f"word{n}" for n in range(60))
+
+
+def moved(played: Played) -> tuple[str, str, str, str]:
+    (migration,) = played.outcome.migrations
+    return migration.source, migration.target, migration.reason.value, migration.by.value
+
+
+def joined(played: Played, source: str, target: str) -> str:
+    (migration,) = played.outcome.migrations
+    return source[: migration.at_char] + target[migration.at_char :]
+
+
+async def test_moves_to_the_device_to_save_dollars():
+    """A server's answer goes on at the device, by token IDs, as soon as the reader has enough unread."""
+    laptop = device(ttft_s=0.15, tbt_s=0.02, answer=LONG)
+    cloud = server(ttft_s=0.1, tbt_s=0.02, answer=LONG.upper())
+    played = await play(a_house([laptop, cloud], {"cloud": 0.0, "laptop": 0.0}, migrate=True))
+    assert moved(played) == ("cloud", "laptop", "cost", "tokens")
+    assert played.text == joined(played, LONG.upper(), LONG)
+    outcomes = [(attempt.endpoint, attempt.outcome.value) for attempt in played.outcome.attempts]
+    assert outcomes == [("laptop", "lost"), ("cloud", "migrated_from"), ("laptop", "migrated_to")]
+    assert played.outcome.finish_reason == "stop"
+    assert played.outcome.winner == "cloud"
+
+
+async def test_moves_to_the_server_to_save_joules():
+    """With energy dear, a device's answer goes on at the server."""
+    laptop = device(ttft_s=0.1, tbt_s=0.02, answer=LONG)
+    cloud = server(ttft_s=0.3, tbt_s=0.02, answer=LONG.upper())
+    laptop.energy = Energy(0.1, 0.1)
+    house = a_house([laptop, cloud], {"laptop": 0.0}, migrate=True, usd_per_joule=1.0)
+    played = await play(house)
+    assert moved(played) == ("laptop", "cloud", "cost", "tokens")
+    assert played.text == joined(played, LONG, LONG.upper())
+
+
+async def test_waits_until_the_buffer_hides_the_handoff():
+    """The handoff begins at the first piece before which the reader's unread tokens cover r_c x t_m."""
+    laptop = device(ttft_s=0.45, tbt_s=0.1, answer=LONG)
+    cloud = server(ttft_s=0.1, tbt_s=0.1, answer=LONG.upper())
+    house = a_house([laptop, cloud], {"cloud": 0.0}, migrate=True)
+    house = replace(house, migration=MigrationSettings(consumption_tokens_per_s=5.0))
+    slow = house.knowledge._learnt["laptop"]
+    for _ in range(500):
+        slow.ttft = slow.ttft.observe(10, 0.49).observe(1000, 0.49)
+    played = await play(house)
+    (migration,) = played.outcome.migrations
+    # Tokens come every 0.1 s and are read every 0.2 s: n delivered at 0.1 n leave n - 5 x 0.1 n = n / 2
+    # unread before the next; 5 x 0.49 = 2.45 are needed, so the cut is after the fifth token.
+    assert migration.at_token == 5
+    assert migration.gap_s == pytest.approx(0.1 + 0.45)
+
+
+async def test_stays_when_the_rest_is_not_cheaper():
+    """An answer does not move to an endpoint that decodes at a higher cost."""
+    played = await play(a_house([device(ttft_s=0.1), server(ttft_s=1.0)], {"laptop": 0.0}, migrate=True))
+    assert played.outcome.migrations == ()
+    assert played.text == WORDS
+
+
+async def test_stays_when_pinned():
+    """A request that forbids moving stays where it started, however dear."""
+    house = a_house([device(answer=LONG), server(answer=LONG, tbt_s=0.02)], {"cloud": 0.0}, migrate=True)
+    played = await play(house, a_request(pinned="stop strings"))
+    assert played.outcome.migrations == ()
+
+
+async def test_the_remaining_allowance_travels():
+    """The target may write only what `max_tokens` leaves, so the whole never exceeds it."""
+    house = a_house([device(answer=LONG), server(answer=LONG, tbt_s=0.02)], {"cloud": 0.0}, migrate=True)
+    played = await play(house, a_request(max_tokens=30))
+    assert len(played.outcome.migrations) == 1
+    assert played.outcome.completion_tokens == 30
+    assert played.outcome.finish_reason == "length"
+
+
+async def test_a_target_that_fails_costs_nothing_of_the_answer():
+    """When the target fails, the source's held tokens are delivered and the answer is the source's own."""
+    house = a_house(
+        [device(answer=LONG, breaks_after=0, ttft_s=0.05), server(answer=LONG.upper(), tbt_s=0.02)],
+        {"cloud": 0.0},
+        migrate=True,
+    )
+    played = await play(house)
+    assert played.text == LONG.upper()
+    assert played.outcomes == {"cloud": "won", "laptop": "failed"}
+
+
+async def test_a_late_target_is_dropped_before_the_reader_waits():
+    """A target that has not spoken when the reader runs dry is dropped; no piece comes later than that."""
+    house = a_house(
+        [device(answer=LONG, hangs_after=0), server(answer=LONG.upper(), tbt_s=0.02)],
+        {"cloud": 0.0},
+        migrate=True,
+    )
+    played = await play(house)
+    assert played.text == LONG.upper()
+    assert played.outcomes == {"cloud": "won", "laptop": "lost"}
+    assert tbt_as_read(played.outcome.delivered_s, 4.8).max() == pytest.approx(1 / 4.8)
+
+
+async def test_a_source_that_ends_first_ends_the_answer():
+    """A source that finishes while the target prepares has written the answer; the target is cancelled."""
+    laptop = device(answer=LONG, ttft_s=2.0)
+    house = a_house([laptop, server(answer=LONG[:60].upper(), tbt_s=0.0)], {"cloud": 0.0}, migrate=True)
+    played = await play(house)
+    assert played.text == LONG[:60].upper()
+    assert laptop.open == 0
+
+
+@pytest.mark.parametrize("by", ["tokens", "text"])
+async def test_rescues_a_broken_stream(by):
+    """A stream that breaks in mid-answer is continued elsewhere from exactly what was delivered."""
+    house = a_house(
+        [device(ttft_s=0.5, continues=(by,)), server(ttft_s=0.1, tbt_s=0.1, breaks_after=4)], {"cloud": 0.0}
+    )
+    played = await play(house)
+    assert moved(played) == ("cloud", "laptop", "rescue", by)
+    assert played.text == joined(played, WORDS.upper(), WORDS)
+    assert played.outcomes == {"cloud": "failed", "laptop": "migrated_to"}
+    assert played.failure is None
+    assert played.outcome.migrations[0].gap_s == pytest.approx(0.1 + 0.5)
+
+
+async def test_a_source_that_breaks_while_a_target_prepares():
+    """The target that was being prepared becomes the rescue; what was held past the seam is not repeated."""
+    house = a_house(
+        [device(answer=LONG, ttft_s=0.3), server(answer=LONG.upper(), tbt_s=0.02, breaks_after=10)],
+        {"cloud": 0.0},
+        migrate=True,
+    )
+    played = await play(house)
+    assert moved(played)[2] == "rescue"
+    assert played.text == joined(played, LONG.upper(), LONG)
+
+
+async def test_a_broken_stream_that_nobody_can_continue():
+    """When nothing can go on, what was delivered is settled and the error names the first cause."""
+    house = a_house([device(continues=()), server(ttft_s=0.1, breaks_after=4)], {"cloud": 0.0})
+    played = await play(house)
+    assert played.text == "ONE TWO THREE FOUR"
+    assert str(played.failure) == "cloud: connection reset (scripted)"
+    assert played.outcome.finish_reason is None
+    assert played.outcome.completion_tokens == 4
+    assert played.outcome.error == "cloud: connection reset (scripted)"
+
+
+async def test_a_rescuer_that_breaks_too():
+    """A second break is reported behind the first, and nothing of what was delivered is lost."""
+    house = a_house([device(ttft_s=0.1, breaks_after=2), server(breaks_after=4)], {"cloud": 0.0})
+    played = await play(house)
+    assert played.text == "ONE TWO THREE FOUR" + WORDS[len("ONE TWO THREE FOUR") :][: len(" five six")]
+    assert played.failure is not None
+    assert played.failure.first.endpoint == "cloud"
+
+
+async def test_an_echoed_prefix_is_stripped():
+    """A target that repeats the answer so far before it goes on does not make the reader read it twice."""
+
+    class Echoing(type(device())):
+        def generate(self, request, prefix):
+            return super().generate(request, replace(prefix, text=""))
+
+    echoing = Echoing(device(answer=WORDS.upper(), continues=("text",)).settings, device().script)
+    echoing.script = device(answer=WORDS.upper(), continues=("text",)).script
+    echoing.continues = device(continues=("text",)).continues
+    played = await play(a_house([echoing, server(breaks_after=4)], {"cloud": 0.0}))
+    assert played.text == WORDS.upper()
+
+
+async def test_client_that_leaves_in_mid_answer_settles_what_it_got():
+    """A client that leaves cancels source and target alike; the tokens it was given are on the bill."""
+    laptop, cloud = device(ttft_s=0.1, tbt_s=0.1), server(ttft_s=0.1, tbt_s=0.1)
+    house, client = a_house([laptop, cloud], {"cloud": 0.0}), anyio.CancelScope()
+    got = []
+
+    async def emit(piece):
+        got.append(piece)
+        if len(got) == 3:
+            client.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    outcome, failure = await run(a_request(), house, emit, client)
+    assert failure is None
+    assert (laptop.open, cloud.open) == (0, 0)
+    assert outcome.finish_reason is None
+    assert outcome.completion_tokens == 3
+    assert outcome.usd == pytest.approx((3 + 3) * 10 / 1e6)
+
+
+words = st.text(
+    st.characters(exclude_categories=["Cs", "Zs", "Zl", "Zp", "Cc"]) | st.sampled_from("🙂漢é́👩‍👩‍👧"),
+    min_size=1,
+    max_size=8,
+)
+texts = st.lists(words, min_size=2, max_size=50).map(" ".join)
+
+
+@given(
+    source=texts,
+    target=texts,
+    tbt=st.sampled_from([0.0, 0.01, 0.05]),
+    reading=st.floats(0.5, 300.0),
+    start=st.floats(0.0, 2.0),
+    by=st.sampled_from(["tokens", "text"]),
+    breaks=st.none() | st.integers(1, 40),
+)
+@settings(max_examples=200, deadline=None)
+def test_every_character_is_accounted_for(source, target, tbt, reading, start, by, breaks):
+    """Wherever an answer moves, it is the source's prefix and the target's continuation, exactly."""
+
+    source, target = f"{source}.", f"{target} " * (len(source) // len(target) + 2)
+
+    async def session() -> Played:
+        cloud = server(answer=source, tbt_s=tbt, breaks_after=breaks)
+        laptop = device(answer=target, ttft_s=start, tbt_s=tbt, continues=(by,), vocabulary="utf-8")
+        house = a_house([laptop, cloud], {"cloud": 0.0}, migrate=True)
+        return await play(replace(house, migration=MigrationSettings(consumption_tokens_per_s=reading)))
+
+    played = anyio.run(session, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+    whole = source
+    if played.outcome.migrations:
+        whole = joined(played, source, target)
+        assert played.outcome.migrations[0].by == by
+    assert played.failure is None
+    assert played.text == whole
+    assert sum(piece.tokens for piece in played.pieces) == played.outcome.completion_tokens

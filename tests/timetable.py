@@ -1,0 +1,90 @@
+"""Sessions of scripted endpoints: a timetable in, what was delivered and settled out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from discostream.config import MigrationSettings, PolicySettings
+from discostream.endpoints.base import Endpoint
+from discostream.endpoints.scripted import ScriptedEndpoint
+from discostream.errors import AllEndpointsFailed
+from discostream.session.house import House
+from discostream.session.knowledge import Knowledge
+from discostream.session.planner import Planner
+from discostream.session.run import run
+from discostream.types import Delivered, Kind, Message, Outcome, Request
+
+WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+
+
+@dataclass
+class Played:
+    """What one session delivered, and how it was settled."""
+
+    pieces: list[Delivered]
+    outcome: Outcome
+    failure: AllEndpointsFailed | None
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        return {attempt.endpoint: attempt.outcome.value for attempt in self.outcome.attempts}
+
+
+@dataclass
+class Book:
+    """A ledger in memory."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    async def record(self, outcome: Outcome) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.outcomes.append(outcome)
+
+
+def device(name: str = "laptop", **script: object) -> ScriptedEndpoint:
+    return ScriptedEndpoint.of(name, Kind.DEVICE, **{"answer": WORDS, **script})
+
+
+def server(name: str = "cloud", **script: object) -> ScriptedEndpoint:
+    script = {"answer": WORDS.upper(), "usd_per_mtok": 10.0, **script}
+    return ScriptedEndpoint.of(name, Kind.SERVER, **script)
+
+
+def a_request(text: str = "count for me", **fields: object) -> Request:
+    return Request(
+        messages=(Message("user", text),), arrived_at=anyio.current_time(), request_id="r1", **fields
+    )
+
+
+def a_house(
+    endpoints: Sequence[Endpoint],
+    offsets: Mapping[str, float] | None = None,
+    *,
+    migrate: bool = False,
+    policy: PolicySettings | None = None,
+    usd_per_joule: float = 0.0,
+) -> House:
+    by_name = {endpoint.name: endpoint for endpoint in endpoints}
+    offsets = dict.fromkeys(by_name, 0.0) if offsets is None else offsets
+    planner = Planner(policy or PolicySettings(name="offsets", offsets=dict(offsets)), seed=1)
+    return House(
+        by_name, Knowledge(by_name), planner, Book(), MigrationSettings(enabled=migrate), usd_per_joule
+    )
+
+
+async def play(house: House, request: Request | None = None) -> Played:
+    pieces: list[Delivered] = []
+
+    async def emit(piece: Delivered) -> None:
+        await anyio.lowlevel.checkpoint()
+        pieces.append(piece)
+
+    outcome, failure = await run(request or a_request(), house, emit, anyio.CancelScope())
+    return Played(pieces, outcome, failure)
