@@ -158,10 +158,11 @@ EMBEDDED_PAIR = (
         "kind": "server",
         "dialect": "emulated",
         "model": "smollm2-135m-instruct",
-        "priced_as": "gpt-4o",
+        "prompt_usd_per_mtok": 2.5,
+        "completion_usd_per_mtok": 10.0,
     },
 )
-"""Served when the settings name no endpoint: the embedded model, and again behind a server's delays."""
+"""Served when the settings name no endpoint: the embedded model, and again with GPT-4o's delays and prices."""
 
 
 def load_settings(

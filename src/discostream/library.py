@@ -103,6 +103,10 @@ class Disco:
         for endpoint in self.endpoints.values():
             await endpoint.prepare()
 
+    def expect_prompts(self, tokens: Sequence[int]) -> None:
+        """Plan for prompts of these lengths, until more is seen; without it, for chats of a public service."""
+        self._knowledge.expect_prompts(tokens)
+
     def under(
         self,
         *,

@@ -261,7 +261,7 @@ class Outcome:
         prompt_tokens: Length of the prompt as the winner counted it (estimated where it did not).
         completion_tokens: Tokens delivered.
         delivered_s: When each delivered token left us, seconds after arrival.
-        error: What broke the answer, if something did.
+        error: What broke the answer, if something did; a client that left is no error.
     """
 
     request_id: str

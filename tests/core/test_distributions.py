@@ -61,9 +61,9 @@ def test_the_least_of_two_exponentials_is_exponential_again():
 
 
 @given(samples, shares)
-def test_empirical_quantiles_are_numpys(values, share):
-    """`of_samples` is the linear quantile definition of NumPy."""
-    expected = np.quantile(values, share)
+def test_empirical_quantiles_are_hazens(values, share):
+    """`of_samples` puts a sample in the middle of its share, which is Hazen's definition."""
+    expected = np.quantile(values, share, method="hazen")
     assert Distribution.of_samples(values).quantile(share) == pytest.approx(expected, abs=1e-6)
 
 
@@ -83,11 +83,11 @@ def test_the_share_never_falls(values, value, more):
 
 
 def test_an_atom_counts_in_full_at_its_value():
-    """Three of five samples are 2: just below, a quarter lies below it; at it, three quarters."""
+    """Three of five samples are 2: the share jumps there from 0.3 to 0.7, the middles of first and last."""
     distribution = Distribution.of_samples([1.0, 2.0, 2.0, 2.0, 3.0])
-    assert distribution.cdf(2.0) == 0.75
-    assert distribution.cdf(np.nextafter(2.0, 0.0)) == pytest.approx(0.25)
-    assert distribution.quantile([0.25, 0.5, 0.75]).tolist() == [2.0, 2.0, 2.0]
+    assert distribution.cdf(2.0) == pytest.approx(0.7)
+    assert distribution.cdf(np.nextafter(2.0, 0.0)) == pytest.approx(0.3)
+    assert distribution.quantile([0.3, 0.5, 0.7]).tolist() == [2.0, 2.0, 2.0]
 
 
 def test_what_is_left_before_the_support_is_the_way_there_and_the_mean():
@@ -136,3 +136,21 @@ def test_a_table_that_is_no_quantile_function_is_refused(probabilities, values):
     """Probabilities rise from 0 to 1, values never fall, and there are as many of both."""
     with pytest.raises(ValueError, match="quantile table"):
         Distribution.of_table(probabilities, values)
+
+
+@given(samples)
+def test_the_mean_is_the_samples_mean(values):
+    """Cutting a distribution out of samples does not move its mean, however heavy the tail."""
+    assert Distribution.of_samples(values).mean == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_weights_count_like_repeated_samples():
+    """A sample of weight three moves the mean like three samples of weight one."""
+    weighted = Distribution.of_samples([4.0, 1.0], [1.0, 3.0])
+    assert weighted.mean == pytest.approx(Distribution.of_samples([1.0, 1.0, 1.0, 4.0]).mean)
+
+
+def test_what_is_no_number_is_refused():
+    """A sample that is not a number would poison every quantile."""
+    with pytest.raises(ValueError, match="numbers only"):
+        Distribution.of_samples([1.0, math.nan])

@@ -29,27 +29,27 @@ class Distribution:
 
     @classmethod
     def of_samples(cls, samples: ArrayLike, weights: ArrayLike | None = None) -> Distribution:
-        """The empirical distribution of at least one sample, as NumPy's linear quantiles see it.
+        """The empirical distribution of at least one sample; its mean is the samples' mean.
+
+        A sample sits in the middle of the share it stands for (Hazen's quantiles).
 
         Args:
             samples: In any order.
             weights: How much each counts, all above zero; equally when left out.
 
         Raises:
-            ValueError: There is no sample.
+            ValueError: There is no sample, or one is not a number.
         """
         values = np.asarray(samples, dtype=np.float64)
-        if values.size == 0:
-            raise ValueError("a distribution needs at least one sample")
-        if values.size == 1:
-            return cls(np.array([0.0, 1.0]), np.repeat(values, 2))
-        if weights is None:
-            return cls(np.linspace(0.0, 1.0, values.size), np.sort(values))
+        if values.size == 0 or np.isnan(values).any():
+            raise ValueError("a distribution needs at least one sample, and numbers only")
         order = np.argsort(values, kind="stable")
-        heaps = np.asarray(weights, dtype=np.float64)[order]
-        middles = (np.cumsum(heaps) - heaps / 2) / heaps.sum()
+        shares = np.ones(values.size) if weights is None else np.asarray(weights, np.float64)[order]
+        middles = (np.cumsum(shares) - shares / 2) / shares.sum()
         values = values[order]
-        return cls(np.concatenate(([0.0], middles, [1.0])), np.concatenate((values[:1], values, values[-1:])))
+        return cls(
+            np.concatenate(([0.0], middles, [1.0])), np.concatenate((values[:1], values, values[-1:]))
+        )
 
     @classmethod
     def of_table(cls, probabilities: Sequence[float], values: Sequence[float]) -> Distribution:

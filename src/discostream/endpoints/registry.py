@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from importlib.metadata import EntryPoint, entry_points
 
+import msgspec
+
 from discostream.config import EndpointSettings, convert_options
+from discostream.core.cost import Prices
 from discostream.endpoints.base import Endpoint
+from discostream.endpoints.prices import price_of
 from discostream.errors import ConfigError
+from discostream.types import Kind
 
 __all__ = ["GROUP", "build_endpoint", "dialects"]
+
+log = logging.getLogger(__name__)
 
 GROUP = "discostream.endpoints"
 
@@ -35,4 +43,27 @@ def build_endpoint(settings: EndpointSettings) -> Endpoint:
         raise ConfigError(
             f"dialect {settings.dialect!r}: {known[settings.dialect].value} is no Endpoint class"
         )
-    return adapter(settings, convert_options(settings, adapter.Options))
+    return adapter(_priced(settings), convert_options(settings, adapter.Options))
+
+
+def _priced(settings: EndpointSettings) -> EndpointSettings:
+    """The settings of a server with the prices they leave out, where the price library knows its model."""
+    stated = settings.prompt_usd_per_mtok, settings.completion_usd_per_mtok
+    model = settings.priced_as or settings.model
+    if settings.kind is not Kind.SERVER or None not in stated or not model:
+        return settings
+    listed = price_of(model)
+    if listed is None:
+        if settings.priced_as:
+            raise ConfigError(
+                f"endpoint {settings.name!r}: priced_as = {settings.priced_as!r}: no price is known; "
+                f"state prompt_usd_per_mtok and completion_usd_per_mtok"
+            )
+        log.warning("endpoint %r: no price is known for %r; it counts as free", settings.name, model)
+        listed = Prices()
+    prompt, completion = stated
+    return msgspec.structs.replace(
+        settings,
+        prompt_usd_per_mtok=listed.prompt_usd_per_mtok if prompt is None else prompt,
+        completion_usd_per_mtok=listed.completion_usd_per_mtok if completion is None else completion,
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from discostream.builtin import builtin_output_lengths, builtin_profiles, builtin_prompt_lengths
 from discostream.core.cost import Rates
+from discostream.core.distributions import Distribution
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.endpoints.base import Endpoint
 from discostream.types import Attempt, Kind, Outcome
@@ -45,6 +46,10 @@ class Knowledge:
 
     def __post_init__(self) -> None:
         self._learnt = {name: _Learnt(_believed(endpoint.kind)) for name, endpoint in self.endpoints.items()}
+
+    def expect_prompts(self, tokens: Sequence[int]) -> None:
+        """Take these prompt lengths for what is to come, until more is seen."""
+        self.prompt_tokens = Lengths(Distribution.of_samples(tokens))
 
     def known(self, usd_per_joule: float) -> Known:
         """One frozen snapshot, with energy converted at this exchange rate."""

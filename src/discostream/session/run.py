@@ -20,7 +20,6 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
-CLIENT_LEFT = "the client left"
 
 
 async def run(
@@ -44,7 +43,6 @@ async def run(
     written = Written(request.arrived_at, emit, Reader(house.migration.consumption_tokens_per_s))
     finish: FinishReason | None = None
     failure: AllEndpointsFailed | None = None
-    error: str | None = CLIENT_LEFT
     try:
         with client:
             async with attempts:
@@ -52,11 +50,11 @@ async def run(
                     lead = await race(plan, request, attempts)  # 4 race
                     delivery = Delivery(request, known, endpoints, attempts, written, house.migration)
                     finish = await delivery.run(lead)  # 5 deliver / migrate
-                    error = None
                 except AllEndpointsFailed as broken:
-                    failure, error = broken, str(broken)
+                    failure = broken
     finally:
         kinds = {name: endpoint.kind for name, endpoint in endpoints.items()}
+        error = str(failure) if failure else None
         outcome = settle(request, plan, known, kinds, attempts.started, written, finish, error)  # 6 settle
         with anyio.CancelScope(shield=True):
             await _record(outcome, house)

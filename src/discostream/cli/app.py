@@ -1,0 +1,228 @@
+"""The commands of `disco`. Each parses its arguments, calls what does the work, and prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from discostream.errors import ConfigError, DiscoError, RequestRejected
+
+if TYPE_CHECKING:
+    from discostream.config import Settings
+
+__all__ = ["main"]
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    name="disco",
+    help="A small model on this device and a big one on a server answer together.",
+    epilog="Start with `disco demo`. Without a disco.toml, every command uses the embedded pair.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="The settings (default: ./disco.toml, if it is there)."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+
+
+def main() -> None:
+    """Run the command line: a user's mistake ends in one line and status 2, a failure in status 1."""
+    logging.basicConfig(format="disco: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except (ConfigError, RequestRejected) as error:
+        _die(error, USAGE)
+    except DiscoError as error:
+        _die(error, FAILURE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _die(error: DiscoError, status: int) -> None:
+    typer.echo(f"disco: {error}", err=True)
+    sys.exit(status)
+
+
+@app.command(
+    epilog="Examples: disco demo · disco demo --prompt 'Why do cats purr?' · disco demo --json --seed 7"
+)
+def demo(
+    config: Config = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Your own prompt; may be repeated.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own prompts, one on each line.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 96,
+    seed: Annotated[int | None, typer.Option(min=0, help="Fix the emulated server's delays.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stream real prompts through device and server together, and compare with either alone."""
+    from discostream.cli.demo import demo_settings, scenes_for, show_demo
+    from discostream.config import load_settings
+
+    mine = [*(prompt or []), *(_lines(prompts) if prompts else [])]
+    settings = demo_settings(load_settings(config))
+    _fetch_models(settings)
+    _run(show_demo, settings, scenes_for(mine), max_tokens, seed, as_json)
+
+
+@app.command(
+    epilog="Examples: disco serve · disco serve --config disco.toml --check · disco serve --port 9000"
+)
+def serve(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Listen here instead of where the settings say.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check the settings and exit.")] = False,
+) -> None:
+    """Serve the OpenAI-compatible gateway."""
+    from msgspec.structs import replace
+
+    from discostream.config import load_settings
+    from discostream.gateway.app import serve
+    from discostream.library import connect
+
+    settings = load_settings(config)
+    changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    settings = replace(settings, gateway=replace(settings.gateway, **changed))
+    if check:
+        connect(settings)
+        names = ", ".join(endpoint.name for endpoint in settings.endpoint)
+        typer.echo(f"The settings are good: {names} under policy {settings.policy.name}.")
+        return
+    _fetch_models(settings)
+    _run(serve, settings)
+
+
+@app.command(epilog="Examples: disco chat 'Why is the sky blue?' · echo 'Name three rivers.' | disco chat -")
+def chat(
+    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    config: Config = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message before it.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, max=2.0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stream one answer."""
+    from discostream.config import load_settings
+    from discostream.types import Message
+
+    settings = load_settings(config)
+    _fetch_models(settings)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    messages = [Message("system", system)] if system else []
+    _run(_chat, settings, [*messages, Message("user", text)], max_tokens, temperature, as_json)
+
+
+async def _chat(
+    settings: Settings, messages: list[Any], max_tokens: int | None, temperature: float | None, as_json: bool
+) -> None:
+    from discostream.cli.screen import errors, print_answer, summary
+    from discostream.library import connect
+
+    async with connect(settings) as disco:
+        answer = disco.stream(messages, max_tokens=max_tokens, temperature=temperature)
+        if as_json:
+            text = "".join([piece.text async for piece in answer])
+            assert answer.outcome
+            typer.echo(json.dumps({"text": text, "disco": answer.outcome.as_disco()}, ensure_ascii=False))
+            return
+        await print_answer(answer, disco)
+        assert answer.outcome
+        errors.print(summary(answer.outcome), style="dim")
+
+
+@app.command(epilog="Examples: disco models · disco models smollm2-135m-instruct · disco models --json")
+def models(
+    fetch: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Fetch this model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models that the embedded engine knows by name, or fetch one."""
+    from discostream.cli.screen import progress_bar
+    from discostream.engine.catalogue import CATALOGUE, resolve_model
+
+    if fetch is not None:
+        with progress_bar(f"Fetching {fetch}") as progress:
+            path = resolve_model(fetch, progress=progress)
+        typer.echo(json.dumps({"name": fetch, "path": str(path)}) if as_json else str(path))
+        return
+    if as_json:
+        rows = [{"name": name, "path": _path_text(name), "bytes": CATALOGUE[name].size} for name in CATALOGUE]
+        typer.echo(json.dumps({"models": rows}))
+        return
+    for model in CATALOGUE.values():
+        typer.echo(f"{model.name}  {model.size / 1e6:.0f} MB  {model.licence}  {model.description}")
+        typer.echo(f"  {_path_text(model.name) or f'not here yet; fetch it with: disco models {model.name}'}")
+
+
+@app.command(epilog="Examples: disco doctor · disco doctor --config disco.toml · disco doctor --json")
+def doctor(config: Config = None, as_json: AsJson = False) -> None:
+    """Check engine, models, endpoints, keys, ledger and port, and say what to fix."""
+    from discostream.cli.doctor import examine
+    from discostream.config import load_settings
+
+    findings = _run(examine, load_settings(config))
+    good = all(finding.good for finding in findings)
+    if as_json:
+        checks = [{"check": f.check, "good": f.good, "found": f.found, "fix": f.fix} for f in findings]
+        typer.echo(json.dumps({"good": good, "checks": checks}))
+    else:
+        for finding in findings:
+            typer.secho(
+                f"{'ok  ' if finding.good else 'FAIL'} ", fg="green" if finding.good else "red", nl=False
+            )
+            typer.echo(
+                f"{finding.check}: {finding.found}" + (f"\n     fix: {finding.fix}" if finding.fix else "")
+            )
+    if not good:
+        sys.exit(FAILURE)
+
+
+def _path_text(name: str) -> str | None:
+    from discostream.engine.catalogue import find_model
+
+    path = find_model(name)
+    return str(path) if path else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {path}: cannot be read: {error}") from None
+    if not any(lines):
+        raise ConfigError(f"--prompts {path}: there is no prompt in it; write one on each line")
+    return [line for line in lines if line]
+
+
+def _fetch_models(settings: Settings) -> None:
+    """Fetch the models that these settings need, with a progress bar."""
+    from discostream.cli.screen import progress_bar
+    from discostream.engine.catalogue import CATALOGUE, find_model, resolve_model
+
+    for name in {endpoint.model for endpoint in settings.endpoint if endpoint.model in CATALOGUE}:
+        if find_model(name) is None:
+            with progress_bar(f"Fetching {name}") as progress:
+                resolve_model(name, progress=progress)
+
+
+def _run(work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    import anyio
+
+    return anyio.run(work, *arguments, backend_options={"use_uvloop": sys.platform != "win32"})

@@ -1,0 +1,76 @@
+"""How answers look in a terminal: each endpoint has its colour, and the seam is marked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from discostream.library import Answer, Disco
+from discostream.types import Kind, Migration, Outcome
+
+__all__ = ["errors", "output", "print_answer", "progress_bar", "summary"]
+
+SEAM = " ‖ "
+COLOURS = {Kind.DEVICE: "green", Kind.SERVER: "blue"}
+
+output = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+async def print_answer(answer: Answer, disco: Disco) -> str:
+    """Print an answer as it streams, coloured by endpoint, the seam marked; returns its text."""
+    text, last = "", None
+    async for piece in answer:
+        if last is not None and piece.endpoint != last:
+            output.print(Text(SEAM.rstrip() if piece.text[:1].isspace() else SEAM, "bold magenta"), end="")
+        output.print(Text(piece.text, COLOURS[disco.endpoints[piece.endpoint].kind]), end="")
+        text, last = text + piece.text, piece.endpoint
+    output.print()
+    return text
+
+
+def summary(outcome: Outcome) -> str:
+    """One line on how an answer came about."""
+    raced = ", ".join(
+        f"{attempt.endpoint} {attempt.outcome.value.replace('_', ' ')}"
+        + (f" ({attempt.ttft_s:.2f} s)" if attempt.ttft_s is not None else "")
+        for attempt in outcome.attempts
+    )
+    moves = "".join(f"; {_move(migration)}" for migration in outcome.migrations)
+    return f"{raced}{moves}; ${outcome.usd:.6f}, {outcome.joules:.1f} J"
+
+
+def _move(migration: Migration) -> str:
+    return (
+        f"{migration.source} to {migration.target} at token {migration.at_token} "
+        f"by {migration.by.value} ({migration.reason.value}, gap {migration.gap_s * 1000:.0f} ms)"
+    )
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A download bar on stderr; where that is no terminal, a line per quarter."""
+    if not errors.is_terminal:
+        yield _Quarters(what)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Quarters:
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.told = -1
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        quarter = 4 * done_bytes // max(total_bytes, 1)
+        if quarter > self.told:
+            self.told = quarter
+            sys.stderr.write(f"{self.what}: {25 * quarter} % of {total_bytes / 1e6:.0f} MB\n")

@@ -1,0 +1,447 @@
+"""llama.cpp's own protocol, token-exact: the embedded engine, or a `llama-server` that runs already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+import aiohttp
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import msgspec
+from msgspec import Meta, Struct
+
+from discostream.config import EndpointSettings
+from discostream.core.cost import Energy, ModelShape, energy_of
+from discostream.endpoints.base import Endpoint
+from discostream.engine.catalogue import find_model, resolve_model
+from discostream.engine.shape import model_shape
+from discostream.engine.supervisor import Engine, EngineAddress, EngineSettings
+from discostream.errors import ConfigError, EndpointError, EngineError, Phase
+from discostream.types import (
+    Carrier,
+    Event,
+    Finish,
+    FinishReason,
+    Kind,
+    Piece,
+    Prefix,
+    Prompt,
+    Request,
+    Sampling,
+)
+from discostream.wire.sse import SseDecoder, SseError
+
+__all__ = ["LlamaCppEndpoint", "LlamaCppOptions"]
+
+SHORT_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=10.0)
+"""For what is computed beside the slots, in milliseconds."""
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+FINAL_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "timings"]
+"""All we read of a stream's last event, which would otherwise repeat the whole prompt."""
+
+Reply = TypeVar("Reply", bound=Struct)
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The dialect's own keys; all but the first two are for the embedded engine.
+
+    Attributes:
+        base_url: A llama.cpp server that runs already; empty runs `model` in the embedded engine.
+        api_key_env: The environment variable with that server's key.
+        threads: Computing threads; 0 lets llama.cpp take every physical core.
+        context_tokens: The longest prompt and answer together, per slot.
+        slots: Requests served at a time.
+        batch_tokens: Prompt tokens computed between two looks at whether the request was cancelled.
+    """
+
+    base_url: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
+    api_key_env: str = ""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    context_tokens: Positive = 4096
+    slots: Positive = 2
+    batch_tokens: Positive = 256
+
+
+class LlamaCppEndpoint(Endpoint):
+    """A llama.cpp server, which takes and gives token IDs and so continues an answer exactly."""
+
+    Options = LlamaCppOptions
+
+    def __init__(self, settings: EndpointSettings, options: LlamaCppOptions) -> None:
+        super().__init__(settings, options)
+        if not (settings.model or options.base_url):
+            raise ConfigError(
+                f"endpoint {settings.name!r}: needs `model` to run, or the `base_url` of a server"
+            )
+        self.options = options
+        self.continues = frozenset({Carrier.TOKENS, Carrier.TEXT})
+        self._engine: Engine | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._prepared = False
+        self._preparing = anyio.Lock()
+
+    async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
+        """Stream the answer, with the IDs of all its tokens wherever llama.cpp lets them be known."""
+        if not self._prepared:
+            await self.prepare()
+        attempt = _Attempt(self.name)
+        with attempt.blamed():
+            server = await self._server()
+            prompt = await server.prompt_ids(request, prefix)
+            yield Prompt(len(prompt))
+            async with aclosing(attempt.events(server, _completion_body(request, prompt))) as events:
+                async for event in events:
+                    yield event
+
+    async def prepare(self) -> None:
+        """Fetch the model if need be, start the engine, and learn vocabulary and energy."""
+        async with self._preparing:
+            with _Attempt(self.name).blamed():
+                if not self.options.base_url:
+                    await self._start_engine()
+                server = await self._server()
+                if not self._prepared:
+                    await self._learn(server)
+                self._prepared = True
+
+    async def aclose(self) -> None:
+        """End the engine and all connections."""
+        with anyio.CancelScope(shield=True):
+            session, self._session = self._session, None
+            engine, self._engine = self._engine, None
+            self._prepared = False
+            if session is not None:
+                await session.close()
+            if engine is not None:
+                await anyio.to_thread.run_sync(engine.stop)
+
+    async def _start_engine(self) -> None:
+        if self._engine is None:
+            path = await anyio.to_thread.run_sync(
+                lambda: resolve_model(self.settings.model, progress=_stop_when_cancelled)
+            )
+            self._engine = Engine(
+                EngineSettings(
+                    model=path,
+                    threads=self.options.threads,
+                    context_tokens=self.options.context_tokens,
+                    slots=self.options.slots,
+                    batch_tokens=self.options.batch_tokens,
+                )
+            )
+        self._engine.start()
+
+    async def _server(self) -> _Server:
+        """The server of this moment; an engine that was restarted has another address and key."""
+        if self._session is None:
+            # llama.cpp closes connections after streams unannounced; one used again breaks every third time.
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._session = aiohttp.ClientSession(connector=connector)
+        if self._engine is not None:
+            address = await self._engine.address()
+        else:
+            address = EngineAddress(self.options.base_url.rstrip("/"), self._api_key())
+        return _Server(self.name, address, self._session)
+
+    def _api_key(self) -> str:
+        variable = self.options.api_key_env
+        if variable and not os.environ.get(variable):
+            message = f"its key is missing: the environment variable {variable} (`api_key_env`) is not set"
+            raise EndpointError(self.name, Phase.CONNECT, message)
+        return os.environ[variable] if variable else ""
+
+    async def _learn(self, server: _Server) -> None:
+        meta = None
+        try:
+            meta = await server.model_meta()
+            self.vocabulary = await server.fingerprint(meta.n_vocab)
+        except (EndpointError, msgspec.DecodeError) as error:
+            if isinstance(error, EndpointError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise  # still loading; anything else is an old server, which works but takes only text
+        if self.kind is Kind.DEVICE:
+            self.energy = await self._energy(meta)
+
+    async def _energy(self, meta: _ModelMeta | None) -> Energy:
+        """Measured joules where the settings have them, otherwise by the model's shape."""
+        prefill_j, decode_j = self.settings.prefill_joules_per_token, self.settings.decode_joules_per_token
+        computed = Energy()
+        if (prefill_j is None or decode_j is None) and (shape := await self._shape(meta)):
+            computed = energy_of(shape)
+        return Energy(
+            computed.prefill_j_per_token if prefill_j is None else prefill_j,
+            computed.decode_j_per_token if decode_j is None else decode_j,
+        )
+
+    async def _shape(self, meta: _ModelMeta | None) -> ModelShape | None:
+        path = find_model(self.settings.model) if self.settings.model else None
+        if path is not None:
+            with suppress(EngineError):  # llama.cpp may know files that the reader does not
+                return await anyio.to_thread.run_sync(model_shape, path)
+        return meta.shape() if meta else None
+
+
+class _Timings(Struct):
+    cache_n: int | None = None
+
+
+class _Progress(Struct):
+    processed: int
+
+
+class _Error(Struct):
+    """llama.cpp's error object."""
+
+    message: str
+    type: str | None = None
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+    def blame(self, endpoint: str, phase: Phase, status: int | None = None) -> EndpointError:
+        if self.type != "exceed_context_size_error":
+            return EndpointError(endpoint, phase, self.message, status=status, code=self.type)
+        message = f"the prompt has {self.n_prompt_tokens} tokens and the context holds {self.n_ctx}"
+        return EndpointError(endpoint, phase, message, status=status, code="context_length_exceeded")
+
+
+class _ErrorReply(Struct):
+    error: _Error
+
+
+class _Frame(Struct):
+    """One event of a `/completion` stream."""
+
+    content: str = ""
+    tokens: tuple[int, ...] = ()
+    stop: bool = False
+    stop_type: str = ""
+    tokens_predicted: int = 0
+    tokens_evaluated: int | None = None
+    timings: _Timings | None = None
+    prompt_progress: _Progress | None = None
+    error: _Error | None = None
+
+    @property
+    def is_piece(self) -> bool:
+        """Whether it brings tokens; frames of progress carry a token ID that means nothing."""
+        return self.prompt_progress is None and bool(self.content or self.tokens)
+
+    def finish(self) -> Finish:
+        reason = FinishReason.LENGTH if self.stop_type == "limit" else FinishReason.STOP
+        cached = self.timings.cache_n if self.timings else None
+        return Finish(reason, self.tokens_evaluated, self.tokens_predicted, cached)
+
+
+class _Rendered(Struct):
+    prompt: str
+
+
+class _Tokenized(Struct):
+    tokens: tuple[int, ...]
+
+
+class _Detokenized(Struct):
+    content: str
+
+
+class _ModelMeta(Struct):
+    n_vocab: int
+    n_embd: int
+    n_params: int
+    n_ctx_train: int
+
+    def shape(self) -> ModelShape:
+        """The shape as far as a server tells it: without layers, attention counts for nothing."""
+        return ModelShape(self.n_params, self.n_vocab, self.n_embd, 0, self.n_ctx_train)
+
+
+class _Model(Struct):
+    meta: _ModelMeta
+
+
+class _Models(Struct):
+    data: Annotated[tuple[_Model, ...], Meta(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """llama.cpp's HTTP calls."""
+
+    endpoint: str
+    address: EngineAddress
+    session: aiohttp.ClientSession
+
+    async def prompt_ids(self, request: Request, prefix: Prefix) -> tuple[int, ...]:
+        """The conversation in the model's chat template, and the answer so far."""
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        rendered = await self._ask("/apply-template", {"messages": messages}, _Rendered)
+        # /apply-template leaves out the BOS that the tokenizer is told to add, so that it is there once.
+        prompt = await self.tokenize(rendered.prompt, add_special=True, parse_special=True)
+        if prefix.token_ids is not None:
+            return prompt + prefix.token_ids
+        return prompt + await self.inner_ids(prefix.text) if prefix.text else prompt
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> tuple[int, ...]:
+        """The text's token IDs."""
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
+        return (await self._ask("/tokenize", body, _Tokenized)).tokens
+
+    async def inner_ids(self, text: str) -> tuple[int, ...]:
+        """The IDs of text in the middle of an answer.
+
+        Vocabularies of the SentencePiece kind put a space before whatever they tokenise; behind a line
+        end they do not.
+        """
+        ids = await self.tokenize(text)
+        if (await self._ask("/detokenize", {"tokens": ids}, _Detokenized)).content == text:
+            return ids
+        line_end = await self.tokenize("\n")
+        return (await self.tokenize("\n" + text))[len(line_end) :]
+
+    async def model_meta(self) -> _ModelMeta:
+        """What the server says about its model."""
+        models = await self._ask("/v1/models", None, _Models)
+        return models.data[0].meta
+
+    async def fingerprint(self, n_vocab: int) -> str:
+        """A hash over the text of every token ID."""
+        async with self._open("/detokenize", {"tokens": list(range(n_vocab))}) as response:
+            text = await response.read()
+        return hashlib.sha256(b"%d\n%b" % (n_vocab, text)).hexdigest()
+
+    async def frames(self, body: dict[str, Any]) -> AsyncGenerator[_Frame, None]:
+        """The events of `/completion`, the last of them with `stop` unless the stream broke."""
+        async with self._open("/completion", body, STREAM_TIMEOUT) as response:
+            decoder = SseDecoder()
+            async for data in response.content.iter_any():
+                for event in decoder.feed(data):
+                    yield msgspec.json.decode(event, type=_Frame)
+
+    async def _ask(self, path: str, body: dict[str, Any] | None, reply: type[Reply]) -> Reply:
+        async with self._open(path, body) as response:
+            return msgspec.json.decode(await response.read(), type=reply)
+
+    @asynccontextmanager
+    async def _open(
+        self, path: str, body: dict[str, Any] | None = None, timeout: aiohttp.ClientTimeout = SHORT_TIMEOUT
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to one call; leaving it half read closes the connection, which frees the slot."""
+        key = self.address.api_key
+        async with self.session.request(
+            "GET" if body is None else "POST",
+            self.address.base_url + path,
+            data=None if body is None else msgspec.json.encode(body),
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=timeout,
+        ) as response:
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                raise _error_in(await response.read()).blame(self.endpoint, Phase.REFUSED, response.status)
+            yield response
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One stream while it lasts: how far it has come, and so what an error means."""
+
+    endpoint: str
+    phase: Phase = Phase.CONNECT
+    predicted: int = 0
+    held: tuple[int, ...] = ()
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Turn every foreign error into an `EndpointError` with the phase it belongs to."""
+        try:
+            yield
+        except EngineError as error:
+            raise EndpointError(self.endpoint, Phase.CONNECT, str(error)) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise EndpointError(self.endpoint, Phase.CONNECT, f"cannot connect: {error}") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            message = f"the connection broke: {error or type(error).__name__}"
+            raise EndpointError(self.endpoint, self.phase, message) from error
+        except (msgspec.DecodeError, SseError) as error:
+            message = f"sent what llama.cpp would not: {error}"
+            raise EndpointError(self.endpoint, self.phase, message) from error
+
+    async def events(self, server: _Server, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
+        """Pieces and the finish of one `/completion`."""
+        self.phase = Phase.PREFILL
+        async with aclosing(server.frames(body)) as frames:
+            async for frame in frames:
+                if frame.error is not None:
+                    raise frame.error.blame(self.endpoint, self.phase)
+                if frame.is_piece:
+                    self.phase = Phase.DECODE if frame.content else self.phase
+                    yield await self._piece(server, frame)
+                if frame.stop:
+                    yield frame.finish()
+                    return
+        raise EndpointError(self.endpoint, self.phase, "the stream ended before the answer did")
+
+    async def _piece(self, server: _Server, frame: _Frame) -> Piece:
+        tokens = max(frame.tokens_predicted - self.predicted, len(frame.tokens), 1)
+        self.predicted = frame.tokens_predicted
+        ids: tuple[int, ...] | None = frame.tokens
+        if len(frame.tokens) != tokens:
+            ids = await self._all_ids(server, frame, tokens)
+        self.held = () if frame.content else self.held + (ids or ())
+        return Piece(frame.content, tokens, ids)
+
+    async def _all_ids(self, server: _Server, frame: _Frame, tokens: int) -> tuple[int, ...] | None:
+        """All IDs of a piece whose last ones alone were sent; `None` when they cannot be told.
+
+        That is how llama.cpp streams a character that spans several tokens. Its text may begin with
+        characters that were held back for a stop string, and whose IDs came before.
+        """
+        if not frame.tokens:
+            return None
+        ids = await server.inner_ids(frame.content)
+        before, new = ids[: len(self.held)], ids[len(self.held) :]
+        fits = before == self.held and len(new) == tokens and new[-len(frame.tokens) :] == frame.tokens
+        return new if fits else None
+
+
+def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:
+    """What `/completion` is asked for.
+
+    Progress is asked for because of what it does on the other side: llama.cpp then writes to the stream
+    after every batch of the prompt and so notices that the reader has gone. Without, it looks once a
+    second, and not at all while other slots are busy.
+    """
+    sampling = {
+        name: value for name in Sampling.__slots__ if (value := getattr(request.sampling, name)) is not None
+    }
+    return {
+        "prompt": prompt,
+        "stream": True,
+        "return_tokens": True,
+        "return_progress": True,
+        "cache_prompt": True,
+        "n_predict": -1 if request.max_tokens is None else request.max_tokens,
+        "stop": request.stop,
+        "response_fields": FINAL_FIELDS,
+        **sampling,
+    }
+
+
+def _error_in(body: bytes) -> _Error:
+    try:
+        return msgspec.json.decode(body, type=_ErrorReply).error
+    except msgspec.DecodeError:
+        return _Error(body[:200].decode(errors="replace") or "an error without a message")
+
+
+def _stop_when_cancelled(done_bytes: int, total_bytes: int) -> None:
+    """Progress that calls a fetch off when the task that waits for it was cancelled."""
+    anyio.from_thread.check_cancelled()

@@ -1,0 +1,98 @@
+"""Who may use the gateway: holders of the key, and only pages that are as local as it is."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+from collections.abc import Mapping
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from yarl import URL
+
+from discostream.config import GatewaySettings
+from discostream.errors import ConfigError, RequestRejected
+
+__all__ = ["admit_only", "client_key"]
+
+OPEN_PATHS = ("/health",)
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def client_key(settings: GatewaySettings, environ: Mapping[str, str] | None = None) -> str:
+    """The key that clients must send; empty when none is needed.
+
+    Raises:
+        ConfigError: The key's variable is not set, or an address that others can reach has no key.
+    """
+    variable = settings.api_key_env
+    if not variable:
+        if not _is_loopback(settings.host):
+            raise ConfigError(
+                f"gateway.api_key_env: must name a key's environment variable when gateway.host = "
+                f"{settings.host!r}, which other machines can reach"
+            )
+        return ""
+    key = (os.environ if environ is None else environ).get(variable, "").strip()
+    if not key:
+        raise ConfigError(
+            f"gateway.api_key_env = {variable!r}: the environment variable is not set; export it"
+        )
+    return key
+
+
+def admit_only(settings: GatewaySettings) -> Middleware:
+    """A middleware that turns away requests without the key, and web pages that point at a local gateway.
+
+    A page on the internet can make a browser talk to 127.0.0.1: by a name that resolves there, which
+    shows in `Host`, or by a plain cross-site request, which shows in `Origin`.
+    """
+    key = client_key(settings).encode()
+    local = LOCAL_NAMES | {settings.host} if _is_loopback(settings.host) else None
+
+    @web.middleware
+    async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if local is not None:
+            _refuse_foreign_names(request, local)
+        if key and request.path not in OPEN_PATHS and not hmac.compare_digest(_sent_key(request), key):
+            raise RequestRejected(
+                "The API key is missing or wrong; send it as `Authorization: Bearer …`",
+                status=401,
+                code="invalid_api_key",
+            )
+        return await handler(request)
+
+    return admit
+
+
+def _refuse_foreign_names(http: web.Request, local: frozenset[str]) -> None:
+    for header, url in (
+        ("Host", f"//{http.headers.get('Host', '')}"),
+        ("Origin", http.headers.get("Origin")),
+    ):
+        if url is not None and _host_in(url) not in local:
+            raise RequestRejected(
+                f"This gateway serves its own machine only, and `{header}` names another",
+                status=403,
+                code="foreign_host",
+            )
+
+
+def _host_in(url: str) -> str | None:
+    try:
+        return URL(url).host
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _sent_key(http: web.Request) -> bytes:
+    scheme, _, key = http.headers.get("Authorization", "").partition(" ")
+    return key.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""

@@ -1,0 +1,130 @@
+"""The gateway: its routes, and its life from settings to cancellation."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+
+import anyio
+from aiohttp import web
+from anyio.abc import TaskStatus
+
+from discostream.config import GatewaySettings, Settings
+from discostream.errors import ConfigError, RequestRejected
+from discostream.gateway.access import admit_only
+from discostream.gateway.chat import DISCO, chat_completions, request_id_of
+from discostream.gateway.errors import answer_errors
+from discostream.library import Disco, connect
+from discostream.wire.openai_schema import DEFAULT_MODEL, encode_model, encode_models
+
+__all__ = ["build_app", "serve"]
+
+MAX_BODY_BYTES = 8 << 20
+STOPPING_S = 3.0
+"""How long a stopping gateway waits for slow clients to take the end of their answers."""
+
+CREATED = web.AppKey("created", int)
+
+
+async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
+    """Answer over HTTP until cancelled.
+
+    Args:
+        settings: What to serve, and where.
+        task_status: Told the base URL for clients once connections are accepted, so that
+            `await tasks.start(serve, settings)` returns it.
+
+    Raises:
+        ConfigError: A setting is wrong, a key is missing, or the port is in use.
+    """
+    disco = connect(settings)
+    app = build_app(disco)
+    with _listen(settings.gateway) as listener:
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=STOPPING_S)
+        try:
+            async with disco:
+                await runner.setup()
+                await web.SockSite(runner, listener).start()
+                task_status.started(_base_url(listener))
+                await anyio.sleep_forever()
+        finally:
+            # Answers were cut off with their endpoints; this lets the streams still say so.
+            with anyio.CancelScope(shield=True):
+                await runner.cleanup()
+
+
+def build_app(disco: Disco) -> web.Application:
+    """The gateway's routes on endpoints that are connected, or will be by the first request.
+
+    Raises:
+        ConfigError: The key of `[gateway]` is missing.
+    """
+    app = web.Application(
+        client_max_size=MAX_BODY_BYTES, middlewares=[answer_errors, admit_only(disco.settings.gateway)]
+    )
+    app[DISCO] = disco
+    app[CREATED] = int(time.time())
+    app.on_response_prepare.append(_name_request)
+    app.add_routes(
+        [
+            web.post("/v1/chat/completions", chat_completions),
+            web.get("/v1/models", _models),
+            web.get("/v1/models/{name}", _model),
+            web.get("/health", _health),
+        ]
+    )
+    return app
+
+
+async def _models(http: web.Request) -> web.Response:
+    return _json(encode_models(_model_names(http), http.app[CREATED]))
+
+
+async def _model(http: web.Request) -> web.Response:
+    name = http.match_info["name"]
+    if name not in _model_names(http):
+        raise RequestRejected(
+            f"There is no model {name!r}; there are: {', '.join(_model_names(http))}",
+            param="model",
+            status=404,
+            code="model_not_found",
+        )
+    return _json(encode_model(name, http.app[CREATED]))
+
+
+async def _health(http: web.Request) -> web.Response:
+    return _json(b'{"status":"ok"}')
+
+
+def _model_names(http: web.Request) -> list[str]:
+    """The virtual model behind which the policy chooses, and every endpoint by its own name."""
+    return list(dict.fromkeys((DEFAULT_MODEL, *http.app[DISCO].endpoints)))
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _name_request(http: web.Request, response: web.StreamResponse) -> None:
+    response.headers["x-request-id"] = request_id_of(http)
+
+
+def _listen(settings: GatewaySettings) -> socket.socket:
+    where = f"{settings.host}:{settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"{where} is in use; stop what listens there, or set gateway.port to another"
+            ) from None
+        raise ConfigError(
+            f"cannot listen on {where}: {error.strerror}; see gateway.host and gateway.port"
+        ) from None
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"

@@ -1,0 +1,96 @@
+"""`POST /v1/chat/completions`: bytes to a request, pieces to events."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import anyio
+from aiohttp import web
+
+from discostream.gateway.errors import AnswerInterrupted, describe
+from discostream.library import Answer, Disco
+from discostream.types import Delivered, Outcome
+from discostream.wire.openai_schema import ChatCall, ChunkEncoder, decode_chat_request, encode_completion
+from discostream.wire.sse import DONE, comment, data_event
+
+__all__ = ["DISCO", "REQUEST_ID", "chat_completions", "request_id_of"]
+
+DISCO = web.AppKey("disco", Disco)
+REQUEST_ID = web.RequestKey("request_id", str)
+
+KEEP_ALIVE_S = 15.0
+"""Load balancers cut streams that are silent for 30 s or more."""
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+async def chat_completions(http: web.Request) -> web.StreamResponse:
+    """The answer to one chat. A client that leaves cancels this handler, which abandons the answer."""
+    arrived_at = anyio.current_time()
+    call = decode_chat_request(await http.read(), arrived_at=arrived_at, request_id=request_id_of(http))
+    async with http.app[DISCO].submit(call.request) as answer:
+        return await (_stream(http, call, answer) if call.stream else _collect(call, answer))
+
+
+def request_id_of(http: web.Request) -> str:
+    """The client's own name for its request if it sent a sane one, or else a new one."""
+    if REQUEST_ID not in http:
+        sent = http.headers.get("x-request-id", "")
+        http[REQUEST_ID] = sent if _SANE_ID.fullmatch(sent) else uuid.uuid4().hex
+    return http[REQUEST_ID]
+
+
+async def _collect(call: ChatCall, answer: Answer) -> web.Response:
+    text = "".join([piece.text async for piece in answer])
+    body = encode_completion(call, int(time.time()), text, _settled(answer))
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _stream(http: web.Request, call: ChatCall, answer: Answer) -> web.StreamResponse:
+    first = await anext(answer, None)
+    if first is None:
+        _settled(answer)
+    # Up to here an error still gets a status of its own; from here on it can only be an event.
+    response = web.StreamResponse(headers=STREAM_HEADERS)
+    await response.prepare(http)
+    async with aclosing(_events(call, first, answer)) as events:
+        async for event in events:
+            await response.write(event)
+    await response.write_eof()
+    return response
+
+
+async def _events(call: ChatCall, first: Delivered | None, answer: Answer) -> AsyncGenerator[bytes, None]:
+    """What goes over the wire, one write at a time."""
+    chunks = ChunkEncoder(call, int(time.time()))
+    yield data_event(chunks.opening()) + (data_event(chunks.piece(first.text)) if first else b"")
+    try:
+        while True:
+            event = comment("keep-alive")
+            with anyio.move_on_after(KEEP_ALIVE_S):
+                piece = await anext(answer, None)
+                if piece is None:
+                    break
+                event = data_event(chunks.piece(piece.text))
+            yield event
+        outcome = _settled(answer)
+    except Exception as error:
+        yield data_event(describe(error).body) + DONE
+    else:
+        usage = data_event(chunks.usage(outcome)) if call.include_usage else b""
+        yield data_event(chunks.finish(outcome)) + usage + DONE
+
+
+def _settled(answer: Answer) -> Outcome:
+    """The outcome of an answer that came to its own end."""
+    if answer.outcome is None or answer.outcome.finish_reason is None:
+        raise AnswerInterrupted("The answer was cut off because the gateway is stopping")
+    return answer.outcome

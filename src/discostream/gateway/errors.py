@@ -1,0 +1,99 @@
+"""Errors as clients see them: an HTTP status and an OpenAI-shaped body."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from discostream.errors import AllEndpointsFailed, DiscoError, Phase, RequestRejected
+from discostream.wire.openai_schema import encode_error
+from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED
+
+__all__ = ["AnswerInterrupted", "ErrorReply", "answer_errors", "describe"]
+
+log = logging.getLogger(__name__)
+
+
+class AnswerInterrupted(DiscoError):  # noqa: N818 - says what happened
+    """The answer was cut off on our side, as when the gateway stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """What an error becomes on the wire.
+
+    Attributes:
+        body: The error object, which also serves as an event once a stream has begun.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def as_response(self) -> web.Response:
+        """The reply as an HTTP response."""
+        return web.Response(
+            status=self.status, body=self.body, headers=self.headers, content_type="application/json"
+        )
+
+
+def describe(error: Exception) -> ErrorReply:
+    """The reply to a client for any error; those that are our own fault are logged and not told."""
+    match error:
+        case RequestRejected():
+            headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
+            body = encode_error(str(error), "invalid_request_error", param=error.param, code=error.code)
+            return ErrorReply(error.status, body, headers)
+        case AllEndpointsFailed():
+            return _describe_failure(error)
+        case AnswerInterrupted():
+            return ErrorReply(503, encode_error(str(error), "server_error", code="interrupted"))
+        case web.HTTPException():
+            headers = {name: value for name, value in error.headers.items() if name == "Allow"}
+            body = encode_error(_sentence(error), "invalid_request_error")
+            return ErrorReply(error.status, body, headers)
+        case _:
+            log.error("a request failed because of a defect in discostream", exc_info=error)
+            body = encode_error("Internal error; the gateway's log has the details", "server_error")
+            return ErrorReply(500, body)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's response, or the reply to what it raised before it began one."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise  # the client is gone
+    except Exception as error:
+        return describe(error).as_response()
+
+
+def _describe_failure(error: AllEndpointsFailed) -> ErrorReply:
+    """Endpoints were raced and tried in turn already, so a client's own retries would only cost more."""
+    headers = {"x-should-retry": "false"}
+    if all(cause.code == CONTEXT_LENGTH_EXCEEDED for cause in error.causes):
+        body = encode_error(
+            str(error), "invalid_request_error", param="messages", code=CONTEXT_LENGTH_EXCEEDED
+        )
+        return ErrorReply(400, body, headers)
+    unreachable = all(cause.phase is Phase.CONNECT for cause in error.causes)
+    body = encode_error(str(error), "server_error", code="all_endpoints_failed")
+    return ErrorReply(503 if unreachable else 502, body, headers)
+
+
+def _sentence(error: web.HTTPException) -> str:
+    match error:
+        case web.HTTPRequestEntityTooLarge():
+            return "The body is too large"
+        case web.HTTPNotFound():
+            return "There is no such path; try /v1/chat/completions or /v1/models"
+        case web.HTTPMethodNotAllowed():
+            return f"{error.method} is not allowed here"
+        case _:
+            return error.reason

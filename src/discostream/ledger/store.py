@@ -1,0 +1,221 @@
+"""The ledger: every settled request in SQLite, written by the one thread that owns the write connection."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Self
+
+import anyio.to_thread
+import platformdirs
+
+from discostream.core.qoe import gap_figures
+from discostream.errors import ConfigError
+from discostream.ledger.migrations import ForeignDatabase, migrate
+from discostream.types import Outcome
+
+__all__ = ["Ledger", "default_ledger_path"]
+
+
+def default_ledger_path() -> Path:
+    """Where the ledger is kept when the settings name no file."""
+    return platformdirs.user_data_path("discostream", appauthor=False) / "ledger.db"
+
+
+class Ledger:
+    """Settled requests, kept in one SQLite file.
+
+    What `record` has returned for survives `kill -9` of the process; a power cut may take the last few
+    requests, never the file (write-ahead log, `synchronous = NORMAL`). No prompt or answer text is kept.
+
+    Args:
+        path: The file; it and its folder are created when missing.
+
+    Raises:
+        ConfigError: The file cannot be opened, is no ledger, or is a newer version's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self._inbox: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._open = True
+        self._gate = Lock()
+        opened: Future[None] = Future()
+        self._writer = Thread(
+            target=_write, args=(self.path, opened, self._inbox), name="disco-ledger", daemon=True
+        )
+        self._writer.start()
+        opened.result()
+
+    async def record(self, outcome: Outcome) -> None:
+        """Return once the outcome and its attempts are committed.
+
+        An outcome handed over is written even if the waiting task is cancelled.
+
+        Raises:
+            ConfigError: The file could not be written.
+            anyio.ClosedResourceError: The ledger is closed.
+        """
+        entry = _Entry(outcome)
+        with self._gate:
+            if not self._open:
+                raise anyio.ClosedResourceError
+            self._inbox.put(entry)
+        await anyio.to_thread.run_sync(entry.committed.result)
+
+    def close(self) -> None:
+        """Write what waits and close the file. Safe to call twice; blocks for as long as the disk does."""
+        with self._gate:
+            if self._open:
+                self._open = False
+                self._inbox.put(None)
+        self._writer.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An outcome on its way to the file."""
+
+    outcome: Outcome
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    committed: Future[None] = field(default_factory=Future)
+
+
+def _write(path: Path, opened: Future[None], inbox: queue.SimpleQueue[_Entry | None]) -> None:
+    """Be the writer thread: open the file, then commit groups until the inbox is closed."""
+    try:
+        connection = _open(path)
+    except BaseException as error:
+        opened.set_exception(error)
+        return
+    with closing(connection):
+        opened.set_result(None)
+        for group in _groups(inbox):
+            _commit(connection, path, group)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise _unusable(path, error) from None
+    try:
+        migrate(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except (ForeignDatabase, sqlite3.Error) as error:
+        connection.close()
+        raise _unusable(path, error) from None
+    return connection
+
+
+def _unusable(path: Path, error: Exception) -> ConfigError:
+    what = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    fix = "" if isinstance(error, ForeignDatabase) else "; make it a writable ledger or name another file"
+    return ConfigError(f"ledger.path = {str(path)!r}: {what}{fix}")
+
+
+def _groups(inbox: queue.SimpleQueue[_Entry | None]) -> Iterator[list[_Entry]]:
+    """Whatever waits in the inbox, together, until `None` closes it."""
+    entry = inbox.get()
+    while entry is not None:
+        group = [entry]
+        with suppress(queue.Empty):
+            while (entry := inbox.get_nowait()) is not None:
+                group.append(entry)
+        yield group
+        if entry is not None:
+            entry = inbox.get()
+
+
+def _commit(connection: sqlite3.Connection, path: Path, group: list[_Entry]) -> None:
+    """Write a group in one transaction; where one outcome spoils it, one by one, so that only it fails."""
+    try:
+        _insert_all(connection, group)
+    except Exception as error:
+        if len(group) > 1 and not _is_the_files_fault(error):
+            for entry in group:
+                _commit(connection, path, [entry])
+            return
+        for entry in group:
+            entry.committed.set_exception(_unusable(path, error) if _is_the_files_fault(error) else error)
+    else:
+        for entry in group:
+            entry.committed.set_result(None)
+
+
+def _is_the_files_fault(error: Exception) -> bool:
+    """Not the outcome's: a value that the schema refuses is a bug of ours, and is raised as it is."""
+    return isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
+
+
+def _insert_all(connection: sqlite3.Connection, group: list[_Entry]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for entry in group:
+            _insert(connection, entry.outcome, entry.at)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _insert(connection: sqlite3.Connection, outcome: Outcome, at: datetime) -> None:
+    key = _insert_row(connection, "request", _request_row(outcome, at))
+    for position, attempt in enumerate(outcome.attempts):
+        _insert_row(connection, "attempt", {"request": key, "position": position, **asdict(attempt)})
+    for position, migration in enumerate(outcome.migrations):
+        _insert_row(connection, "migration", {"request": key, "position": position, **asdict(migration)})
+
+
+def _insert_row(connection: sqlite3.Connection, table: str, row: Mapping[str, object]) -> int | None:
+    """The new row's key. Table and columns are ours, only the values come from outside."""
+    statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES (:{', :'.join(row)})"  # noqa: S608
+    return connection.execute(statement, row).lastrowid
+
+
+def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
+    gaps = gap_figures(outcome.delivered_s)
+    return {
+        "request_id": outcome.request_id,
+        "recorded_at": at.isoformat(timespec="milliseconds"),
+        "policy": outcome.policy,
+        "outcome": _verdict(outcome),
+        "winner": outcome.winner,
+        "ttft_s": outcome.ttft_s,
+        "finish_reason": outcome.finish_reason,
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "usd": outcome.usd,
+        "joules": outcome.joules,
+        "mean_tbt_s": gaps and gaps.mean_s,
+        "p99_tbt_s": gaps and gaps.p99_s,
+        "max_tbt_s": gaps and gaps.max_s,
+        "migrations": len(outcome.migrations),
+        "error": outcome.error,
+    }
+
+
+def _verdict(outcome: Outcome) -> str:
+    if outcome.finish_reason is not None:
+        return "ok"
+    return "cancelled" if outcome.error is None else "failed"

@@ -1,0 +1,93 @@
+"""One upstream answer: bytes of an OpenAI-compatible stream in, an endpoint's events out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from discostream.core.seam import EchoFilter
+from discostream.errors import Phase
+from discostream.types import Event, Finish, FinishReason, Piece, Prompt
+from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_chunk
+from discostream.wire.sse import SseDecoder, SseError
+
+__all__ = ["AnswerReader"]
+
+CHARS_PER_TOKEN = 4
+"""English text under a large vocabulary; counts only until the endpoint sends its own figures."""
+
+
+class AnswerReader:
+    """Reads one answer as its bytes arrive.
+
+    Args:
+        echo: What a continuation repeats, if the endpoint is known to repeat it.
+        blank: Whitespace that was cut off the partial answer; a continuation may or may not repeat it.
+
+    Attributes:
+        phase: How far the answer has come.
+        finish_reason: Why it ended; `None` until it has.
+        over: Whether nothing more will come, not even token counts.
+    """
+
+    def __init__(self, echo: str = "", blank: str = "") -> None:
+        self.phase = Phase.PREFILL
+        self.finish_reason: FinishReason | None = None
+        self.over = False
+        self._decoder = SseDecoder()
+        self._echo = EchoFilter(echo)
+        self._blank = blank
+        self._usage: Usage | None = None
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events in these bytes; none at all (`b""`) stand for the end of the stream.
+
+        Once the finish reason is known nothing can break the answer any more.
+
+        Raises:
+            ChunkError: The endpoint reports an error, sent what is no chunk, or ended too early.
+            SseError: A line is too long.
+        """
+        try:
+            yield from self._read(data)
+        except (ChunkError, SseError):
+            if self.finish_reason is None:
+                raise
+            self.over = True
+
+    def finish(self) -> Finish:
+        """The last event; to be sent once `finish_reason` is known."""
+        assert self.finish_reason is not None
+        if self._usage is None:
+            return Finish(self.finish_reason)
+        usage = self._usage
+        return Finish(self.finish_reason, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+    def _read(self, data: bytes) -> Iterator[Event]:
+        for payload in self._decoder.feed(data) if data else self._decoder.end():
+            if payload.startswith(b"[DONE]"):
+                self.over = True
+                break
+            if payload.strip():
+                yield from self._events(decode_chunk(payload))
+        self.over = self.over or not data
+        if self.over and self.finish_reason is None:
+            raise ChunkError("ended the stream without a finish_reason")
+
+    def _events(self, chunk: UpstreamChunk) -> Iterator[Event]:
+        if chunk.usage is not None:
+            if self._usage is None and self.phase is Phase.PREFILL and chunk.usage.prompt_tokens:
+                yield Prompt(chunk.usage.prompt_tokens)
+            self._usage = chunk.usage
+        text = self._without_repeats(chunk.content)
+        if text and self.finish_reason is None:
+            self.phase = Phase.DECODE
+            yield Piece(text, max(1, round(len(text) / CHARS_PER_TOKEN)))
+        self.finish_reason = self.finish_reason or chunk.finish_reason
+
+    def _without_repeats(self, content: str) -> str:
+        text = self._echo.feed(content)
+        while self._blank and text.startswith(self._blank[0]):
+            text, self._blank = text[1:], self._blank[1:]
+        if text:
+            self._blank = ""
+        return text

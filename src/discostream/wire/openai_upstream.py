@@ -1,0 +1,164 @@
+"""What OpenAI-compatible endpoints send: chunks and error objects, read with tolerance.
+
+Fields that are missing, null or of an odd type count as absent. Only what cannot be an answer at all
+raises, and always `ChunkError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from discostream.types import FinishReason
+
+__all__ = ["CONTEXT_LENGTH_EXCEEDED", "ChunkError", "UpstreamChunk", "Usage", "decode_chunk", "decode_error"]
+
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+"""OpenAI's code for a prompt longer than the context, which other servers' errors are mapped to."""
+
+MAX_MESSAGE_CHARS = 300
+
+_TOO_LONG = (
+    CONTEXT_LENGTH_EXCEEDED,
+    "exceed_context_size",
+    "maximum context length",
+    "context size",
+    "context window",
+    "prompt is too long",
+)
+_FINISH_REASONS = {
+    "content_filter": FinishReason.CONTENT_FILTER,
+    "length": FinishReason.LENGTH,
+    "limit": FinishReason.LENGTH,
+    "max_tokens": FinishReason.LENGTH,
+    "model_length": FinishReason.LENGTH,
+}
+_BROKEN = ("abort", "cancelled", "error")
+
+
+class ChunkError(ValueError):
+    """The stream cannot go on: the endpoint reports an error, or sent what is no chunk.
+
+    Args:
+        message: The endpoint's own words, bounded.
+        status: The HTTP status that its error names, where it names one.
+        code: Its short word for the error, where it has one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts, as far as the endpoint gives them."""
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamChunk:
+    """What one chunk holds that matters here; reasoning and tool calls do not."""
+
+    content: str
+    finish_reason: FinishReason | None
+    usage: Usage | None
+
+
+def decode_chunk(payload: bytes) -> UpstreamChunk:
+    """The chunk in one event's payload.
+
+    Raises:
+        ChunkError: The payload is an error object, or no JSON object.
+    """
+    try:
+        tree = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ChunkError(f"sent a chunk that is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ChunkError("sent a chunk that is not a JSON object")
+    if tree.get("error") or tree.get("object") == "error":
+        raise _error_in(tree)
+    choices = tree.get("choices")
+    choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
+    return UpstreamChunk(
+        _text(_dict(choice.get("delta")).get("content")),
+        _finish_reason(choice.get("finish_reason")),
+        _usage(tree.get("usage")),
+    )
+
+
+def decode_error(body: bytes) -> ChunkError:
+    """What an error response says, whatever its shape: OpenAI's, FastAPI's, plain text or a web page."""
+    try:
+        tree = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ChunkError(_bounded(body.decode(errors="replace")))
+    return _error_in(tree) if isinstance(tree, dict) else ChunkError(_bounded(str(tree)))
+
+
+def _error_in(tree: dict[str, Any]) -> ChunkError:
+    error = tree.get("error") or tree
+    fields = _dict(error)
+    message = fields.get("message") or fields.get("detail") or (error if isinstance(error, str) else None)
+    text = _bounded(message if isinstance(message, str) else msgspec.json.encode(error).decode())
+    code = next((fields[key] for key in ("code", "type") if isinstance(fields.get(key), str)), None)
+    if any(sign in f"{code} {text}".lower() for sign in _TOO_LONG):
+        code = CONTEXT_LENGTH_EXCEEDED
+    return ChunkError(text, status=_http_status(fields.get("code")), code=code)
+
+
+def _bounded(text: str) -> str:
+    text = " ".join(text[: 8 * MAX_MESSAGE_CHARS].split())
+    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}…"
+
+
+def _http_status(code: Any) -> int | None:
+    status = _count(code)
+    return status if status is not None and 400 <= status <= 599 else None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(content: Any) -> str:
+    """Content is a string; some servers send a list of parts, of which the text ones count."""
+    if isinstance(content, str):
+        return content
+    parts = [_dict(part) for part in content] if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _finish_reason(reason: Any) -> FinishReason | None:
+    if not isinstance(reason, str) or not reason:
+        return None
+    if reason in _BROKEN:
+        raise ChunkError(f"ended the answer with finish_reason {reason!r}")
+    return _FINISH_REASONS.get(reason, FinishReason.STOP)
+
+
+def _usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict) or not usage:
+        return None
+    return Usage(
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+        _count(_dict(usage.get("prompt_tokens_details")).get("cached_tokens")),
+    )
+
+
+def _count(value: Any) -> int | None:
+    """A number that may come as 12, 12.0 or "12"."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return _count(int(value))
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
