@@ -29,7 +29,7 @@ from discostream.engine.catalogue import resolve_model
 from discostream.engine.supervisor import Engine, EngineAddress, EngineSettings
 from discostream.types import Kind, Message, Piece, Prefix, Prompt, Request
 
-PROMPT_WORDS = 2000
+PROMPT_WORDS = 1200
 QUIET_S = 0.15
 KEY_VARIABLE = "CANCEL_PREFILL_KEY"
 

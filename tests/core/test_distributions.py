@@ -144,10 +144,11 @@ def test_the_mean_is_the_samples_mean(values):
     assert Distribution.of_samples(values).mean == pytest.approx(np.mean(values), abs=1e-6)
 
 
-def test_weights_count_like_repeated_samples():
-    """A sample of weight three moves the mean like three samples of weight one."""
-    weighted = Distribution.of_samples([4.0, 1.0], [1.0, 3.0])
-    assert weighted.mean == pytest.approx(Distribution.of_samples([1.0, 1.0, 1.0, 4.0]).mean)
+def test_weights_move_the_middle():
+    """The median lies with the heavier sample; equal weights are as good as none."""
+    assert Distribution.of_samples([4.0, 1.0], [1.0, 9.0]).quantile(0.5) < 1.5
+    equal = Distribution.of_samples([4.0, 1.0, 2.0], [3.0, 3.0, 3.0])
+    assert equal.values.tolist() == Distribution.of_samples([1.0, 2.0, 4.0]).values.tolist()
 
 
 def test_what_is_no_number_is_refused():

@@ -59,7 +59,8 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         threads: Computing threads; 0 lets llama.cpp take every physical core.
         context_tokens: The longest prompt and answer together, per slot.
         slots: Requests served at a time.
-        batch_tokens: Prompt tokens computed between two looks at whether the request was cancelled.
+        batch_tokens: Prompt tokens computed between two looks at whether the request was cancelled; the
+            default by benchmarks/cancel_prefill.py.
     """
 
     base_url: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
@@ -67,7 +68,7 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     threads: Annotated[int, Meta(ge=0)] = 0
     context_tokens: Positive = 4096
     slots: Positive = 2
-    batch_tokens: Positive = 256
+    batch_tokens: Positive = 128
 
 
 class LlamaCppEndpoint(Endpoint):

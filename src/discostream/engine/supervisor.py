@@ -47,14 +47,15 @@ class EngineSettings:
         threads: Computing threads; 0 lets llama.cpp take every physical core.
         context_tokens: The longest prompt and answer together, per slot.
         slots: Requests served at a time.
-        batch_tokens: Prompt tokens computed between two looks at whether the request was cancelled.
+        batch_tokens: Prompt tokens computed between two looks at whether the request was cancelled; the
+            default by benchmarks/cancel_prefill.py.
     """
 
     model: Path
     threads: int = 0
     context_tokens: int = 4096
     slots: int = 2
-    batch_tokens: int = 256
+    batch_tokens: int = 128
 
 
 @dataclass(frozen=True, slots=True)
