@@ -65,7 +65,9 @@ def test_modules_say_what_they_are_and_export_in_order(module):
     loaded = importlib.import_module(module.removesuffix(".__init__"))
     exported = getattr(loaded, "__all__", [])
     assert loaded.__doc__
-    assert list(exported) == sorted(exported, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert list(exported) == sorted(
+        exported, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
+    )
     assert all(hasattr(loaded, name) for name in exported)
 
 
@@ -130,7 +132,9 @@ def test_every_command_is_documented():
     commands = get_command(app).commands
     missing = {f"disco {name}" for name in commands if f"`disco {name}" not in page}
     for command in commands.values():
-        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        options = [
+            option for parameter in command.params for option in parameter.opts if option.startswith("--")
+        ]
         missing |= {option for option in options if f"`{option}" not in page}
     assert not missing
 

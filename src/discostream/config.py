@@ -18,7 +18,6 @@ from discostream.types import Kind
 
 __all__ = [
     "DEFAULT_CONFIG",
-    "EMBEDDED_PAIR",
     "CostSettings",
     "EndpointSettings",
     "GatewaySettings",
@@ -27,6 +26,7 @@ __all__ = [
     "PolicySettings",
     "Settings",
     "convert_options",
+    "embedded_pair",
     "load_settings",
     "settings_from",
 ]
@@ -151,18 +151,28 @@ class Settings(_Table, frozen=True):
 _ENDPOINT_KEYS = frozenset(EndpointSettings.__struct_fields__) - {"options"}
 
 
-EMBEDDED_PAIR = (
-    {"name": "device", "kind": "device", "dialect": "llamacpp", "model": "smollm2-135m-instruct"},
-    {
-        "name": "server",
-        "kind": "server",
-        "dialect": "emulated",
-        "model": "smollm2-135m-instruct",
-        "prompt_usd_per_mtok": 2.5,
-        "completion_usd_per_mtok": 10.0,
-    },
-)
-"""Served when the settings name no endpoint: the embedded model, and again with GPT-4o's delays and prices."""
+def embedded_pair() -> list[dict[str, Any]]:
+    """What is served when the settings name no endpoint: the embedded model, and again as an emulated server.
+
+    Each engine gets half of the cores: llama.cpp's threads wait for each other by spinning, and two engines
+    that both take every core slow each other down several times over.
+    """
+    engine = {"threads": max(1, (os.cpu_count() or 2) // 2), "batch_tokens": 64}
+    model = "smollm2-135m-instruct"
+    return [
+        {"name": "device", "kind": "device", "dialect": "llamacpp", "model": model, **engine},
+        {
+            "name": "server",
+            "kind": "server",
+            "dialect": "emulated",
+            "model": model,
+            "inner": engine,
+            "ttft": "azure-gpt-4o",
+            "tokens_per_s": 60.0,
+            "prompt_usd_per_mtok": 2.5,
+            "completion_usd_per_mtok": 10.0,
+        },
+    ]
 
 
 def load_settings(
@@ -181,7 +191,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     tree = {} if path is None and not DEFAULT_CONFIG.exists() else _read_toml(Path(path or DEFAULT_CONFIG))
     if not tree.get("endpoint"):
-        tree["endpoint"] = [dict(endpoint) for endpoint in EMBEDDED_PAIR]
+        tree["endpoint"] = embedded_pair()
     return settings_from(_with_environment(tree, environ))
 
 

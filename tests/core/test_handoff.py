@@ -36,6 +36,7 @@ def weigh(**changed):
         "remaining_tokens": 200,
         "unread_tokens": 5.0,
         "handoff_s": 1.0,
+        "overlap_s": 1.0,
         "source_tokens_per_s": 20.0,
         "consumption_tokens_per_s": 5.0,
     }

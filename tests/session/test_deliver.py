@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from discostream.config import MigrationSettings
 from discostream.core.cost import Energy
 from discostream.core.qoe import tbt_as_read
+from discostream.session.deliver import CAUTION
 from discostream.session.run import run
 
 pytestmark = pytest.mark.anyio
@@ -63,7 +64,7 @@ async def test_waits_until_the_buffer_hides_the_handoff():
     house = replace(house, migration=MigrationSettings(consumption_tokens_per_s=5.0))
     slow = house.knowledge._learnt["laptop"]
     for _ in range(500):
-        slow.ttft = slow.ttft.observe(10, 0.49).observe(1000, 0.49)
+        slow.ttft = slow.ttft.observe(10, 0.49 / CAUTION).observe(1000, 0.49 / CAUTION)
     played = await play(house)
     (migration,) = played.outcome.migrations
     # Tokens come every 0.1 s and are read every 0.2 s: n delivered at 0.1 n leave n - 5 x 0.1 n = n / 2

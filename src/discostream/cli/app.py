@@ -68,7 +68,7 @@ def demo(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Your own prompts, one on each line.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 96,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 128,
     seed: Annotated[int | None, typer.Option(min=0, help="Fix the emulated server's delays.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -17,12 +17,12 @@ from rich.table import Table
 
 from discostream.cli.screen import errors, output, print_answer, summary
 from discostream.config import (
-    EMBEDDED_PAIR,
     CostSettings,
     EndpointSettings,
     MigrationSettings,
     PolicySettings,
     Settings,
+    embedded_pair,
     settings_from,
 )
 from discostream.core.qoe import read_times
@@ -37,24 +37,18 @@ DEAR_JOULE = CostSettings(usd_per_joule=1e-3)
 """As on a battery that must last the day: a tenth of a cent per joule."""
 
 LIGHTHOUSE = (
-    "The old lighthouse stands on a narrow rock two miles from the harbour. For a hundred and forty "
-    "years its keepers lit the lamp at dusk, wound the clockwork that turned the lens, and wrote the "
-    "weather into a book every four hours. In winter the supply boat could not land for weeks, so they "
-    "kept flour, lamp oil and coal for two months, and a goat for milk. When the light was made "
-    "automatic the last keeper went ashore with the books, and he gave them to the town library. Last "
-    "year a student of the university read all of them and found that the storms of the eighteen- "
-    "eighties had been stronger than anybody believed. Explain to a ten-year-old what the keepers did "
-    "and why their books still matter today."
+    "The old lighthouse stands on a rock two miles from the harbour. For a hundred and forty years its "
+    "keepers lit the lamp at dusk, wound the clockwork that turned the lens, and wrote the weather into "
+    "a book every four hours. When the light was made automatic, the last keeper gave the books to the "
+    "town library, and last year a student found in them that the storms of long ago were stronger than "
+    "anybody believed. Explain to a ten-year-old what the keepers did and why their books still matter."
 )
 BAKERY = (
-    "Our bakery opens at six in the morning. At three the first baker lights the oven and shapes the "
-    "dough that has been resting since the evening before. At four the second baker comes for the "
-    "rolls, and at five the first trays go to the two hotels on the square. Since the spring we have "
-    "had a problem: the rolls are ready too late for the second hotel, whose guests leave early for the "
-    "mountain train, while the bread for the shop lies ready an hour before anybody comes to buy it. We "
-    "have one oven with four levels, and a level takes either twelve loaves or sixty rolls. A loaf "
-    "bakes for fifty minutes and rolls for eighteen. Suggest a better order of work for the morning, "
-    "step by step, with the reason for each step."
+    "Our bakery has one oven with four levels, and a level takes either twelve loaves or sixty rolls. A "
+    "loaf bakes for fifty minutes and rolls for eighteen. At six the shop opens and wants bread; at "
+    "half past five the hotel wants its rolls, but they are ready too late, while the bread for the "
+    "shop lies there an hour before anybody comes to buy it. Suggest a better order of work for the "
+    "morning, step by step, with the reason for each step."
 )
 
 
@@ -72,13 +66,13 @@ def scenes_for(mine: Sequence[str]) -> tuple[Scene, ...]:
     """The demonstration: the user's own prompts in both scenes, or those that come with it."""
     return (
         Scene(
-            "Dollars are dear: long prompts race, and the rest of a server's answer moves to the device",
-            tuple(mine) or ("Write a short poem about the sea and the moon.", LIGHTHOUSE, BAKERY),
-            PolicySettings(share=1.0 if mine else 0.97),
+            "Dollars are dear: both race, and the rest of a server's answer moves to the device",
+            tuple(mine) or (LIGHTHOUSE, BAKERY),
+            PolicySettings(share=1.0),
             CostSettings(),
         ),
         Scene(
-            "Energy is dear: the battery must last, and the rest of a device's answer moves to the server",
+            "Energy is dear: long prompts wait, and the rest of a device's answer moves to the server",
             tuple(mine) or ("Why is the sky blue?", "Tell me how bread is made, from the grain to the loaf."),
             PolicySettings(share=0.5),
             DEAR_JOULE,
@@ -88,7 +82,7 @@ def scenes_for(mine: Sequence[str]) -> tuple[Scene, ...]:
 
 def demo_settings(settings: Settings) -> Settings:
     """The user's settings, with the embedded counterpart of whatever kind of endpoint they lack."""
-    pair = settings_from({"endpoint": list(EMBEDDED_PAIR)}).endpoint
+    pair = settings_from({"endpoint": embedded_pair()}).endpoint
     kinds = {endpoint.kind for endpoint in settings.endpoint}
     missing = tuple(endpoint for endpoint in pair if endpoint.kind not in kinds)
     return replace(settings, endpoint=settings.endpoint + missing, migration=MigrationSettings())
@@ -186,7 +180,8 @@ class Stage:
 
     async def _stream(self, prompt: str, disco: Disco, *, show: bool) -> tuple[Outcome, str]:
         messages = _fresh(prompt)
-        await self._set_up_emulation(messages)
+        if disco.settings.policy.name != "device-only":
+            await self._set_up_emulation(messages)
         async with disco.stream(messages, max_tokens=self.max_tokens, temperature=0.0) as answer:
             text = await print_answer(answer, disco) if show else "".join([p.text async for p in answer])
         assert answer.outcome is not None
@@ -242,7 +237,7 @@ class Stage:
 def _fresh(prompt: str) -> tuple[Message, ...]:
     """The prompt as a chat that no engine has cached: every way of answering starts cold."""
     return (
-        Message("system", f"[{secrets.token_hex(3)}] You are a helpful assistant."),
+        Message("system", f"[{secrets.token_hex(2)}] You are a helpful assistant."),
         Message("user", prompt),
     )
 

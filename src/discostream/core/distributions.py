@@ -47,9 +47,7 @@ class Distribution:
         shares = np.ones(values.size) if weights is None else np.asarray(weights, np.float64)[order]
         middles = (np.cumsum(shares) - shares / 2) / shares.sum()
         values = values[order]
-        return cls(
-            np.concatenate(([0.0], middles, [1.0])), np.concatenate((values[:1], values, values[-1:]))
-        )
+        return cls(np.concatenate(([0.0], middles, [1.0])), np.concatenate((values[:1], values, values[-1:])))
 
     @classmethod
     def of_table(cls, probabilities: Sequence[float], values: Sequence[float]) -> Distribution:

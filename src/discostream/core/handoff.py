@@ -126,6 +126,7 @@ def should_migrate(
     remaining_tokens: float,
     unread_tokens: float,
     handoff_s: float,
+    overlap_s: float,
     source_tokens_per_s: float,
     consumption_tokens_per_s: float,
 ) -> Decision:
@@ -137,11 +138,12 @@ def should_migrate(
         prefill_tokens: What the target must read first: the prompt and the answer so far.
         remaining_tokens: How much of the answer is still expected.
         unread_tokens: What the reader has not consumed yet.
-        handoff_s: t_m, a high quantile of the target's start time at that length.
-        source_tokens_per_s: The source's pace: what it generates past the seam is thrown away.
+        handoff_s: t_m, how long the target may well take to start at that length; the reader must not notice.
+        overlap_s: How long it should take: what the source generates meanwhile is thrown away.
+        source_tokens_per_s: The source's pace.
         consumption_tokens_per_s: r_c, the reader's rate.
     """
-    overlap_tokens = min(source_tokens_per_s * handoff_s, remaining_tokens)
+    overlap_tokens = min(source_tokens_per_s * overlap_s, remaining_tokens)
     return Decision(
         saving_usd=(source.decode_usd - target.decode_usd) * remaining_tokens,
         overhead_usd=target.prefill_usd * prefill_tokens + source.decode_usd * overlap_tokens,

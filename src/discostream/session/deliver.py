@@ -35,6 +35,9 @@ __all__ = ["Delivery"]
 START_TIME_QUANTILE = 0.9
 """t_m is this quantile of the target's start time, so that nine handoffs in ten stay hidden."""
 
+CAUTION = 2.0
+"""By how much it is stretched: a target on the source's own machine starts more slowly than it did alone."""
+
 
 @dataclass
 class Target:
@@ -167,7 +170,8 @@ class Delivery:
             prefill_tokens=prefill_tokens,
             remaining_tokens=remaining,
             unread_tokens=self.written.reader.unread(anyio.current_time()),
-            handoff_s=target.ttft.quantile(prefill_tokens, START_TIME_QUANTILE),
+            handoff_s=CAUTION * target.ttft.quantile(prefill_tokens, START_TIME_QUANTILE),
+            overlap_s=target.ttft.quantile(prefill_tokens, 0.5),
             source_tokens_per_s=source.decode_tokens_per_s,
             consumption_tokens_per_s=self.settings.consumption_tokens_per_s,
         )

@@ -21,7 +21,6 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 
-
 async def run(
     request: Request, house: House, emit: Emit, client: anyio.CancelScope
 ) -> tuple[Outcome, AllEndpointsFailed | None]:
