@@ -104,7 +104,7 @@ class Disco:
             await endpoint.prepare()
 
     def expect_prompts(self, tokens: Sequence[int]) -> None:
-        """Plan for prompts of these lengths, until more is seen; without it, for chats of a public service."""
+        """Plan for prompts of these lengths until more is seen, instead of for a public service's chats."""
         self._knowledge.expect_prompts(tokens)
 
     def under(

@@ -82,7 +82,7 @@ def test_disco_d_waits_longer_for_longer_prompts():
 def test_disco_s_threshold_satisfies_its_integral(share):
     """The prompts that may race hold the share b of all tokens, up to one length's worth."""
     threshold = disco_s(LENGTHS, share)
-    racing = LENGTHS[LENGTHS > threshold].sum() / LENGTHS.sum()
+    racing = LENGTHS[threshold < LENGTHS].sum() / LENGTHS.sum()
     assert racing <= share + 1e-9
     assert racing == pytest.approx(share, abs=0.005)
 
@@ -136,7 +136,7 @@ def test_offsets_are_taken_as_they_are():
     """Fixed offsets apply to every prompt; an endpoint without one stands by."""
     plan = offsets(known(), PolicySettings(name="offsets", offsets={"cloud": 0.25})).choose(10, 0.9)
     assert plan.starts == (Start("laptop", None), Start("cloud", 0.25))
-    assert STANDBY == math.inf
+    assert math.inf == STANDBY
 
 
 def test_one_endpoint_needs_no_plan():

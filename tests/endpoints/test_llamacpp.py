@@ -228,15 +228,15 @@ async def test_an_embedded_engine_lives_and_dies_with_its_endpoint(
         assert endpoint.vocabulary == engine_endpoint.vocabulary
         assert endpoint.energy.decode_j_per_token == pytest.approx(0.0487, abs=1e-4)
         assert text_of(await collect(endpoint, ask()))
-        assert endpoint._engine is not None
-        crashed = endpoint._engine.pid
+        assert endpoint.engine is not None
+        crashed = endpoint.engine.pid
         assert crashed is not None
         os.kill(crashed, signal.SIGKILL)
-        while endpoint._engine.pid in (crashed, None):  # noqa: ASYNC110
+        while endpoint.engine.pid in (crashed, None):  # noqa: ASYNC110
             await anyio.sleep(0.02)
         with anyio.fail_after(DEADLINE_S):
             assert text_of(await collect(endpoint, ask()))
-        last = endpoint._engine.pid
+        last = endpoint.engine.pid
     finally:
         await endpoint.aclose()
         await endpoint.aclose()

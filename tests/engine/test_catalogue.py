@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from discostream.engine.catalogue import CATALOGUE, find_model, is_intact, models_folder, resolve_model
-from discostream.errors import EngineError
+from discostream.errors import ConfigError, EngineError
 
 SMOLLM2 = CATALOGUE["smollm2-135m-instruct"]
 
@@ -40,21 +40,21 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_path_is_called_a_missing_file(tmp_path: Path) -> None:
     """What looks like a path is not mistaken for a catalogue name."""
-    with pytest.raises(EngineError, match=r"none\.gguf: no such file"):
+    with pytest.raises(ConfigError, match=r"none\.gguf: no such file"):
         resolve_model(tmp_path / "none.gguf")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     """A slip in a model's name is answered with the name that was meant."""
     with pytest.raises(
-        EngineError, match="unknown model 'smollm-135m'; did you mean 'smollm2-135m-instruct'"
+        ConfigError, match="unknown model 'smollm-135m'; did you mean 'smollm2-135m-instruct'"
     ):
         resolve_model("smollm-135m")
 
 
 def test_a_name_unlike_any_other_is_answered_with_all(cache: Path) -> None:
     """A name that resembles none is answered with the whole list."""
-    with pytest.raises(EngineError, match="there are: smollm2-135m-instruct"):
+    with pytest.raises(ConfigError, match="there are: smollm2-135m-instruct"):
         resolve_model("qqqq")
 
 

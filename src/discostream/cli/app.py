@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +79,8 @@ def demo(
     from discostream.config import load_settings
 
     mine = [*(prompt or []), *(_lines(prompts) if prompts else [])]
+    if not all(text.strip() for text in mine):
+        raise ConfigError("--prompt: is empty; write what you want to ask")
     settings = demo_settings(load_settings(config))
     _fetch_models(settings)
     _run(show_demo, settings, scenes_for(mine), max_tokens, seed, as_json)
@@ -95,7 +99,6 @@ def serve(
     from msgspec.structs import replace
 
     from discostream.config import load_settings
-    from discostream.gateway.app import serve
     from discostream.library import connect
 
     settings = load_settings(config)
@@ -107,7 +110,29 @@ def serve(
         typer.echo(f"The settings are good: {names} under policy {settings.policy.name}.")
         return
     _fetch_models(settings)
-    _run(serve, settings)
+    with suppress(KeyboardInterrupt):
+        _run(_serve_until_stopped, settings)
+
+
+async def _serve_until_stopped(settings: Settings) -> None:
+    """Serve until SIGTERM, by which service managers stop, or Ctrl-C; running answers are settled first."""
+    import asyncio
+
+    import anyio
+
+    from discostream.gateway.app import serve
+
+    with anyio.CancelScope() as stopped:
+        with suppress(NotImplementedError):  # Windows has no such signal to handle
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.cancel)
+        await serve(settings, task_status=_Announcement())
+
+
+class _Announcement:
+    """Tells the user where the gateway listens."""
+
+    def started(self, base_url: str | None = None) -> None:
+        typer.echo(f"Serving {base_url} (Ctrl-C stops it)", err=True)
 
 
 @app.command(epilog="Examples: disco chat 'Why is the sky blue?' · echo 'Name three rivers.' | disco chat -")
@@ -123,9 +148,11 @@ def chat(
     from discostream.config import load_settings
     from discostream.types import Message
 
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise ConfigError("the prompt is empty; write what you want to ask")
     settings = load_settings(config)
     _fetch_models(settings)
-    text = sys.stdin.read() if prompt == "-" else prompt
     messages = [Message("system", system)] if system else []
     _run(_chat, settings, [*messages, Message("user", text)], max_tokens, temperature, as_json)
 

@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.endpoints.base import Endpoint
-from discostream.engine.catalogue import find_model, resolve_model
+from discostream.engine.catalogue import find_model, require_model, resolve_model
 from discostream.engine.shape import model_shape
 from discostream.engine.supervisor import Engine, EngineAddress, EngineSettings
 from discostream.errors import ConfigError, EndpointError, EngineError, Phase
@@ -72,7 +72,11 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LlamaCppEndpoint(Endpoint):
-    """A llama.cpp server, which takes and gives token IDs and so continues an answer exactly."""
+    """A llama.cpp server, which takes and gives token IDs and so continues an answer exactly.
+
+    Attributes:
+        engine: The embedded engine, once it was started; `None` where `base_url` names a server.
+    """
 
     Options = LlamaCppOptions
 
@@ -82,9 +86,11 @@ class LlamaCppEndpoint(Endpoint):
             raise ConfigError(
                 f"endpoint {settings.name!r}: needs `model` to run, or the `base_url` of a server"
             )
+        if not options.base_url:
+            require_model(settings.model)
         self.options = options
         self.continues = frozenset({Carrier.TOKENS, Carrier.TEXT})
-        self._engine: Engine | None = None
+        self.engine: Engine | None = None
         self._session: aiohttp.ClientSession | None = None
         self._prepared = False
         self._preparing = anyio.Lock()
@@ -117,7 +123,7 @@ class LlamaCppEndpoint(Endpoint):
         """End the engine and all connections."""
         with anyio.CancelScope(shield=True):
             session, self._session = self._session, None
-            engine, self._engine = self._engine, None
+            engine, self.engine = self.engine, None
             self._prepared = False
             if session is not None:
                 await session.close()
@@ -125,11 +131,11 @@ class LlamaCppEndpoint(Endpoint):
                 await anyio.to_thread.run_sync(engine.stop)
 
     async def _start_engine(self) -> None:
-        if self._engine is None:
+        if self.engine is None:
             path = await anyio.to_thread.run_sync(
                 lambda: resolve_model(self.settings.model, progress=_stop_when_cancelled)
             )
-            self._engine = Engine(
+            self.engine = Engine(
                 EngineSettings(
                     model=path,
                     threads=self.options.threads,
@@ -138,7 +144,7 @@ class LlamaCppEndpoint(Endpoint):
                     batch_tokens=self.options.batch_tokens,
                 )
             )
-        self._engine.start()
+        self.engine.start()
 
     async def _server(self) -> _Server:
         """The server of this moment; an engine that was restarted has another address and key."""
@@ -146,8 +152,8 @@ class LlamaCppEndpoint(Endpoint):
             # llama.cpp closes connections after streams unannounced; one used again breaks every third time.
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector)
-        if self._engine is not None:
-            address = await self._engine.address()
+        if self.engine is not None:
+            address = await self.engine.address()
         else:
             address = EngineAddress(self.options.base_url.rstrip("/"), self._api_key())
         return _Server(self.name, address, self._session)

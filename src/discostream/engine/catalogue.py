@@ -10,7 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from discostream.engine.fetch import PackagedFile, Progress, fetch_file, is_there, sha256_of
-from discostream.errors import EngineError
+from discostream.errors import ConfigError, EngineError
 
 __all__ = [
     "CATALOGUE",
@@ -19,6 +19,7 @@ __all__ = [
     "find_model",
     "is_intact",
     "models_folder",
+    "require_model",
     "resolve_model",
 ]
 
@@ -89,19 +90,30 @@ def resolve_model(
         progress: Called with bytes done and bytes in all while fetching; may raise to call it off.
 
     Raises:
+        ConfigError: There is no such model or file.
         DownloadError: It could not be fetched.
-        EngineError: There is no such model or file, or it is no GGUF file.
+        EngineError: It is no GGUF file, or is not here and must not be fetched.
     """
+    require_model(name_or_path)
     path = find_model(name_or_path)
     if path is None:
-        model = CATALOGUE.get(os.fspath(name_or_path))
-        if model is None:
-            raise EngineError(_unknown(os.fspath(name_or_path)))
+        model = CATALOGUE[os.fspath(name_or_path)]
         if not fetch:
             raise EngineError(f"model {model.name!r} is not on this machine yet")
         path = fetch_file(model, models_folder(), progress)
     _require_gguf(path)
     return path
+
+
+def require_model(name_or_path: str | os.PathLike[str]) -> None:
+    """Refuse what is neither in the catalogue nor a file.
+
+    Raises:
+        ConfigError: Naming what it could have been.
+    """
+    name = os.fspath(name_or_path)
+    if name not in CATALOGUE and find_model(name) is None:
+        raise ConfigError(_unknown(name))
 
 
 def is_intact(path: Path, sha256: str) -> bool:
@@ -124,4 +136,4 @@ def _unknown(name: str) -> str:
         return f"{name}: no such file"
     near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(CATALOGUE)}"
-    return f"unknown model {name!r}; {hint} A path to a GGUF file is accepted too."
+    return f"unknown model {name!r}; {hint} (the path of a GGUF file is accepted too)"

@@ -1,0 +1,181 @@
+"""The command line: what it prints, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+from processes import disco, disco_serve, write_scripted_pair
+
+from discostream.ledger.queries import totals
+
+
+def complaint(done) -> str:
+    """The one line on stderr of a command that refused."""
+    (line,) = done.stderr.strip().splitlines()
+    assert done.stdout == ""
+    return line
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["serve"], ["chat"], ["models"], ["doctor"]])
+def test_help_shows_examples(command):
+    """Every command explains itself."""
+    done = disco(*command, "--help")
+    assert done.returncode == 0
+    assert "disco" in done.stdout
+
+
+def test_chat_streams_an_answer(tmp_path):
+    """The answer is on stdout; how it came about is on stderr."""
+    write_scripted_pair(tmp_path, "Blue.")
+    done = disco("chat", "Which colour?", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Blue.\n")
+    assert "laptop won" in done.stderr
+
+
+def test_chat_prints_json_and_nothing_else(tmp_path):
+    """With --json stdout is one object, prompt from standard input included."""
+    write_scripted_pair(tmp_path, "Blue.")
+    done = disco("chat", "-", "--json", folder=tmp_path, typed="Which colour?")
+    told = json.loads(done.stdout)
+    assert told["text"] == "Blue."
+    assert told["disco"]["winner"] == "laptop"
+
+
+def test_answers_are_in_the_ledger(tmp_path):
+    """What was answered is settled in the file that the settings name."""
+    write_scripted_pair(tmp_path)
+    disco("chat", "one", folder=tmp_path)
+    disco("chat", "two", folder=tmp_path)
+    assert totals(tmp_path / "ledger.db").requests == 2
+
+
+def test_check_validates_and_exits(tmp_path):
+    """`serve --check` says that good settings are good, and starts nothing."""
+    done = disco("serve", "--check", "--config", str(write_scripted_pair(tmp_path)))
+    assert done.returncode == 0
+    assert "good" in done.stdout
+
+
+WRONG_SETTINGS = [
+    ("[polcy]\n", "unknown key `polcy`; did you mean `policy`?"),
+    ("[policy]\nshare = 1.5\n", "policy.share = 1.5"),
+    ('[policy]\nname = "dicso"\n', "did you mean 'disco'?"),
+    ('[[endpoint]]\nname = "a"\nkind = "device"\ndialect = "lamacpp"\n', "did you mean 'llamacpp'?"),
+    (
+        '[[endpoint]]\nname = "a"\nkind = "device"\ndialect = "llamacpp"\nmodel = "smolm2"\n',
+        "unknown model 'smolm2'",
+    ),
+    (
+        '[[endpoint]]\nname = "a"\nkind = "server"\ndialect = "openai"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        'api_key_env = "NOT_SET_ANYWHERE"\n',
+        "NOT_SET_ANYWHERE",
+    ),
+    (
+        '[[endpoint]]\nname = "a"\nkind = "server"\ndialect = "openai"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        'continuation = "nonne"\n',
+        "continuation",
+    ),
+    ("not toml at all", "not valid TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG_SETTINGS, ids=[told for _, told in WRONG_SETTINGS])
+def test_wrong_settings_are_refused(text, told, tmp_path):
+    """A mistake in the settings ends in one line that names it, and status 2."""
+    (tmp_path / "disco.toml").write_text(text, encoding="utf-8")
+    done = disco("serve", "--check", folder=tmp_path)
+    assert done.returncode == 2
+    assert told in complaint(done)
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"DISCO_POLICY__SHARE": "7"}, "policy.share = 7"),
+        ({"DISCO_POLICY__SHRE": "0.7"}, "did you mean `share`?"),
+        ({"DISCO_ENDPOINT__NOBODY__MODEL": "x"}, "no endpoint called 'nobody'"),
+    ],
+)
+def test_the_environment_is_checked_too(environ, told, tmp_path):
+    """Overrides are held to the same rules as the file."""
+    done = disco("serve", "--check", "--config", str(write_scripted_pair(tmp_path)), **environ)
+    assert done.returncode == 2
+    assert told in complaint(done)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """Settings that are not there are not silently replaced by the embedded pair."""
+    done = disco("chat", "hi", "--config", str(tmp_path / "gone.toml"))
+    assert done.returncode == 2
+    assert "gone.toml: no such file" in complaint(done)
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    """The gateway does not start where something listens already, and says so."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = disco("serve", "--config", str(write_scripted_pair(tmp_path)), "--port", port)
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port} is in use" in complaint(done)
+
+
+def test_an_open_address_needs_a_key(tmp_path):
+    """Off loopback the gateway refuses to start without a client key."""
+    done = disco("serve", "--config", str(write_scripted_pair(tmp_path)), "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2
+    assert "gateway.api_key_env" in complaint(done)
+
+
+def test_an_unreachable_server_is_one_line(tmp_path):
+    """When nothing can answer, the first cause is told, and the status is 1."""
+    (tmp_path / "disco.toml").write_text(
+        '[[endpoint]]\nname = "cloud"\nkind = "server"\ndialect = "openai"\n'
+        'base_url = "http://127.0.0.1:9/v1"\nprompt_usd_per_mtok = 0\ncompletion_usd_per_mtok = 0\n'
+        f'[ledger]\npath = "{(tmp_path / "ledger.db").as_posix()}"\n',
+        encoding="utf-8",
+    )
+    done = disco("chat", "hi", folder=tmp_path)
+    assert done.returncode == 1
+    assert "cloud: cannot connect to 127.0.0.1:9" in complaint(done)
+
+
+def test_empty_prompts_are_refused(tmp_path):
+    """A prompt without a word, and a file without a prompt, are mistakes."""
+    write_scripted_pair(tmp_path)
+    (tmp_path / "prompts.txt").write_text("\n\n", encoding="utf-8")
+    assert disco("chat", " ", folder=tmp_path).returncode == 2
+    done = disco("demo", "--prompts", "prompts.txt", folder=tmp_path)
+    assert done.returncode == 2
+    assert "there is no prompt in it" in complaint(done)
+
+
+def test_unknown_models_are_refused():
+    """A model that the catalogue does not have is a mistake, and the nearest name is told."""
+    done = disco("models", "smollm2-135m")
+    assert done.returncode == 2
+    assert "did you mean 'smollm2-135m-instruct'?" in complaint(done)
+
+
+def test_the_doctor_finds_what_is_wrong(tmp_path):
+    """A healthy pair passes; a dead server fails with a fix, and status 1."""
+    good = disco("doctor", "--json", "--config", str(write_scripted_pair(tmp_path)), DISCO_GATEWAY__PORT="0")
+    assert json.loads(good.stdout)["good"], good.stdout
+    ill = disco(
+        "doctor",
+        "--config",
+        str(write_scripted_pair(tmp_path)),
+        DISCO_GATEWAY__PORT="0",
+        DISCO_ENDPOINT__CLOUD__REFUSES="overloaded",
+    )
+    assert ill.returncode == 1
+    assert "overloaded" in ill.stdout
+    assert "fix:" in ill.stdout
+
+
+def test_sigterm_stops_the_gateway_cleanly(tmp_path):
+    """A service manager's stop ends with status 0."""
+    with disco_serve(write_scripted_pair(tmp_path)) as serving:
+        serving.process.terminate()
+        assert serving.process.wait(timeout=10) == 0

@@ -1,0 +1,95 @@
+"""`disco` as a process of its own: started, watched, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SCRIPTED_PAIR = """
+[[endpoint]]
+name = "laptop"
+kind = "device"
+dialect = "scripted"
+answer = "{answer}"
+ttft_s = 0.05
+tbt_s = 0.01
+
+[[endpoint]]
+name = "cloud"
+kind = "server"
+dialect = "scripted"
+answer = "{answer}"
+ttft_s = 0.2
+tbt_s = 0.01
+
+[policy]
+name = "offsets"
+offsets = {{ laptop = 0.0, cloud = 0.0 }}
+
+[ledger]
+path = "{ledger}"
+"""
+
+
+def write_scripted_pair(folder: Path, answer: str = "The sky is blue because it scatters light.") -> Path:
+    """A `disco.toml` that needs no model."""
+    path = folder / "disco.toml"
+    ledger = (folder / "ledger.db").as_posix()
+    path.write_text(SCRIPTED_PAIR.format(answer=answer, ledger=ledger), encoding="utf-8")
+    return path
+
+
+def disco(
+    *arguments: str, folder: Path | None = None, typed: str | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "discostream", *arguments],
+        cwd=folder,
+        input=typed,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+@dataclass
+class Serving:
+    """A running `disco serve`."""
+
+    process: subprocess.Popen[str]
+    base_url: str
+
+    def children(self) -> list[psutil.Process]:
+        """Its engine processes."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@contextmanager
+def disco_serve(config: Path, **environ: str) -> Iterator[Serving]:
+    """A gateway on a free port, killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "discostream", "serve", "--config", str(config), "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+    )
+    assert process.stderr
+    try:
+        told = re.search(r"http\S+", process.stderr.readline())
+        assert told, process.stderr.read()
+        yield Serving(process, told[0])
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
