@@ -71,7 +71,7 @@ def demo(
         Path | None, typer.Option(metavar="FILE", help="Your own prompts, one on each line.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 128,
-    seed: Annotated[int | None, typer.Option(min=0, help="Fix the emulated server's delays.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Other delays of the emulated server.")] = 11,
     as_json: AsJson = False,
 ) -> None:
     """Stream real prompts through device and server together, and compare with either alone."""

@@ -6,7 +6,7 @@ import json
 import secrets
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,9 @@ class Tally:
 
 
 async def show_demo(
-    settings: Settings, scenes: Sequence[Scene], max_tokens: int, seed: int | None, as_json: bool
+    settings: Settings, scenes: Sequence[Scene], max_tokens: int, seed: int, as_json: bool
 ) -> None:
     """Answer every prompt three ways and print what came of it."""
-    seed = secrets.randbelow(2**32) if seed is None else seed
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         settings = replace(settings, ledger=replace(settings.ledger, path=str(Path(folder) / "demo.db")))
         async with connect(settings, seed=seed) as disco:
@@ -209,29 +208,22 @@ class Stage:
         """The comparison for people."""
         table = Table(title=f"{len(self.answers)} prompts, each answered three ways", title_justify="left")
         table.add_column("")
-        for heading in (
-            "mean TTFT",
-            "worst TTFT",
-            "P99 TBT as read",
-            "dollars",
-            "joules",
-            "tokens",
-            "migrations",
-        ):
-            table.add_column(heading, justify="right")
-        for name, tally in self.tallies.items():
-            figures = tally.as_json()
-            table.add_row(
-                name,
-                f"{figures['mean_ttft_s']:.2f} s",
-                f"{figures['max_ttft_s']:.2f} s",
-                f"{figures['p99_tbt_s']:.3f} s",
-                f"{figures['usd']:.5f}",
-                f"{figures['joules']:.1f}",
-                ", ".join(f"{endpoint} {tokens}" for endpoint, tokens in tally.tokens.items()),
-                str(tally.migrations),
-            )
+        for name in self.tallies:
+            table.add_column(name, justify="right")
+        for label, cell in ROWS.items():
+            table.add_row(label, *[cell(tally) for tally in self.tallies.values()])
         return table
+
+
+ROWS: Mapping[str, Callable[[Tally], str]] = {
+    "mean TTFT": lambda tally: f"{tally.as_json()['mean_ttft_s']:.2f} s",
+    "worst TTFT": lambda tally: f"{tally.as_json()['max_ttft_s']:.2f} s",
+    "P99 TBT as read": lambda tally: f"{tally.as_json()['p99_tbt_s']:.3f} s",
+    "dollars": lambda tally: f"{tally.usd:.5f}",
+    "joules": lambda tally: f"{tally.joules:.1f}",
+    "tokens by endpoint": lambda tally: "\n".join(f"{name} {n}" for name, n in tally.tokens.items()),
+    "migrations": lambda tally: str(tally.migrations),
+}
 
 
 def _fresh(prompt: str) -> tuple[Message, ...]:

@@ -15,8 +15,8 @@ from discostream.types import Attempt, Kind, Outcome
 __all__ = ["Knowledge"]
 
 SERVER_PRIOR = "gpt-4o"
-DEVICE_S_PER_TOKEN, DEVICE_STARTUP_S, DEVICE_SPREAD_S = 1 / 300, 0.05, 0.1
-"""SmolLM2-135M Q4_1 on two CPU cores, until the device has been seen."""
+DEVICE_S_PER_TOKEN, DEVICE_STARTUP_S, DEVICE_SPREAD_S = 1 / 100, 0.05, 0.1
+"""SmolLM2-135M Q4_1 on one core of a server CPU, until the device has been seen."""
 
 DECODE_TOKENS_PER_S = 50.0
 PACE_MEMORY = 0.9
