@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
 
 from discostream.config import MigrationSettings, PolicySettings
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.scripted import ScriptedEndpoint
-from discostream.errors import AllEndpointsFailed
 from discostream.session.house import House
 from discostream.session.knowledge import Knowledge
 from discostream.session.planner import Planner
@@ -26,7 +26,7 @@ class Played:
 
     pieces: list[Delivered]
     outcome: Outcome
-    failure: AllEndpointsFailed | None
+    failure: Exception | None
 
     @property
     def text(self) -> str:
@@ -79,12 +79,31 @@ def a_house(
     )
 
 
-async def play(house: House, request: Request | None = None) -> Played:
-    pieces: list[Delivered] = []
+class AClient:
+    """Reads everything at once, unless told to leave after some pieces."""
 
-    async def emit(piece: Delivered) -> None:
+    def __init__(self, leaves_after: int | None = None) -> None:
+        self.left = anyio.CancelScope()
+        self.pieces: list[Delivered] = []
+        self.outcome: Outcome | None = None
+        self._leaves_after = leaves_after
+
+    async def take(self, piece: Delivered) -> None:
+        self.pieces.append(piece)
+        if len(self.pieces) == self._leaves_after:
+            self.left.cancel()
         await anyio.lowlevel.checkpoint()
-        pieces.append(piece)
 
-    outcome, failure = await run(request or a_request(), house, emit, anyio.CancelScope())
-    return Played(pieces, outcome, failure)
+    def settled(self, outcome: Outcome) -> None:
+        assert self.outcome is None
+        self.outcome = outcome
+
+
+async def play(house: House, request: Request | None = None, leaves_after: int | None = None) -> Played:
+    client, failure = AClient(leaves_after), None
+    try:
+        await run(request or a_request(), house, client)
+    except Exception as error:
+        failure = error
+    assert client.outcome is not None
+    return Played(client.pieces, client.outcome, failure)

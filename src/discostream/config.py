@@ -6,9 +6,10 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,10 +26,12 @@ __all__ = [
     "MigrationSettings",
     "PolicySettings",
     "Settings",
+    "check_settings",
     "convert_options",
     "embedded_pair",
     "load_settings",
     "settings_from",
+    "suggest",
 ]
 
 DEFAULT_CONFIG = Path("disco.toml")
@@ -37,7 +40,7 @@ ENV_PREFIX = "DISCO_"
 Table = TypeVar("Table", bound=Struct)
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 NotNegative = Annotated[float, Meta(ge=0.0)]
-Positive = Annotated[float, Meta(gt=0.0)]
+Positive = Annotated[float, Meta(gt=0.0, le=1e6)]
 
 
 class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,9 +213,9 @@ def settings_from(tree: Mapping[str, Any]) -> Settings:
         _refuse_unknown([name], Settings.__struct_fields__, "")
         if name != "endpoint" and isinstance(value, Mapping):
             table = type(getattr(_DEFAULTS, name))
-            _refuse_unknown(value, table.__struct_fields__, f"{name}.")
+            _refuse_unknown(value, table.__struct_fields__, f"{name}: ")
     settings = _convert(tree, Settings, "")
-    _refuse_contradictions(settings)
+    check_settings(settings)
     return settings
 
 
@@ -240,16 +243,20 @@ def _split_options(index: int, table: Any) -> dict[str, Any]:
     return {**common, "options": {key: value for key, value in table.items() if key not in _ENDPOINT_KEYS}}
 
 
-def _refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> None:
+def _refuse_unknown(keys: Iterable[str], known: Collection[str], where: str) -> None:
     for key in keys:
         if key not in known:
             raise ConfigError(where + _unknown(key, known))
 
 
-def _unknown(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}"
-    return f"unknown key `{key}`; {hint}"
+def _unknown(key: str, known: Collection[str]) -> str:
+    return f"unknown key `{key}`; {suggest(key, known)}"
+
+
+def suggest(word: str, known: Collection[str]) -> str:
+    """What somebody who wrote `word` may have meant, of all that is known."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
 
 
 def _convert(tree: Mapping[str, Any], table: type[Table], where: str) -> Table:
@@ -265,16 +272,31 @@ def _explain(tree: Any, message: str) -> str:
     path = path.rstrip("`").removeprefix(".")
     if not path:
         return what[:1].lower() + what[1:]
+    what = f"must be one of {choices}" if (choices := _choices(path)) else what[:1].lower() + what[1:]
     value = tree
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         try:
             value = value[int(index)] if index else value[name]
         except (KeyError, IndexError, TypeError):
-            return f"{path}: {what[:1].lower() + what[1:]}"
-    return f"{path} = {value!r}: {what[:1].lower() + what[1:]}"
+            return f"{path}: {what}"
+    return f"{path} = {value!r}: {what}"
 
 
-def _refuse_contradictions(settings: Settings) -> None:
+def _choices(path: str) -> str:
+    """The values of a setting that takes only some, in words; empty for any other setting."""
+    hints = get_type_hints(EndpointSettings) | get_type_hints(PolicySettings)
+    hint = hints.get(path.rpartition(".")[2])
+    if get_origin(hint) is Literal:
+        return ", ".join(get_args(hint))
+    return ", ".join(hint) if isinstance(hint, type) and issubclass(hint, StrEnum) else ""
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings whose tables contradict each other.
+
+    Raises:
+        ConfigError: Two endpoints share a name, or offsets name an endpoint that does not exist.
+    """
     names = [endpoint.name for endpoint in settings.endpoint]
     for name in names:
         if names.count(name) > 1:
@@ -290,7 +312,7 @@ def _refuse_contradictions(settings: Settings) -> None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; give the path of a disco.toml, or none for the embedded pair"
@@ -310,22 +332,26 @@ def _with_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[
             continue
         section, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
         if section == "endpoint" and len(rest) == 2:
-            _endpoint_named(tree, rest[0], variable)[rest[1]] = _scalar(text)
+            table, name, hints = _endpoint_named(tree, rest[0], variable), rest[1], EndpointSettings
         elif section in Settings.__struct_fields__ and section != "endpoint" and len(rest) == 1:
-            tree.setdefault(section, {})[rest[0]] = _scalar(text)
+            table, name, hints = tree.setdefault(section, {}), rest[0], type(getattr(_DEFAULTS, section))
         else:
             raise ConfigError(
                 f"{variable}: names no setting; write DISCO_SECTION__KEY or DISCO_ENDPOINT__NAME__KEY, "
                 f"as in DISCO_POLICY__SHARE=0.3"
             )
+        if not isinstance(table, dict):
+            raise ConfigError(f"{section}: must be a table of keys, not {table!r}")
+        table[name] = text if get_type_hints(hints).get(name) is str else _scalar(text)
     return tree
 
 
-def _endpoint_named(tree: dict[str, Any], name: str, variable: str) -> dict[str, Any]:
-    for endpoint in tree.get("endpoint", []):
-        if re.sub(r"[^a-z0-9]", "_", str(endpoint.get("name", "")).lower()) == name:
-            found: dict[str, Any] = endpoint
-            return found
+def _endpoint_named(tree: dict[str, Any], name: str, variable: str) -> Any:
+    endpoints = tree.get("endpoint", [])
+    for endpoint in endpoints if isinstance(endpoints, list) else []:
+        known = endpoint.get("name", "") if isinstance(endpoint, dict) else ""
+        if re.sub(r"[^a-z0-9]", "_", str(known).lower()) == name:
+            return endpoint
     raise ConfigError(f"{variable}: the settings have no endpoint called {name!r}")
 
 

@@ -5,6 +5,8 @@ DiscoError
 ├── RequestRejected      the client: the request itself cannot be served
 ├── EndpointError        theirs: one endpoint failed; carries the endpoint and the phase
 ├── AllEndpointsFailed   theirs: nothing could answer; the first cause is the reported one
+├── AnswerInterrupted    ours: the connection was closed before the answer was whole
+├── NotConnected         ours: the connection is not open, or not open any more
 ├── EngineError          the embedded engine or its model could not be had
 │   └── DownloadError    a model could not be fetched or is not the file it should be
 └── InvalidTransition    ours: an event arrived that the handoff table does not allow
@@ -17,12 +19,14 @@ from enum import StrEnum
 
 __all__ = [
     "AllEndpointsFailed",
+    "AnswerInterrupted",
     "ConfigError",
     "DiscoError",
     "DownloadError",
     "EndpointError",
     "EngineError",
     "InvalidTransition",
+    "NotConnected",
     "Phase",
     "RequestRejected",
 ]
@@ -113,6 +117,14 @@ class AllEndpointsFailed(DiscoError):  # noqa: N818
     def first(self) -> EndpointError:
         """The failure that came first, which is the one to report."""
         return self.causes[0]
+
+
+class AnswerInterrupted(DiscoError):  # noqa: N818
+    """The connection was closed while the answer was being written."""
+
+
+class NotConnected(DiscoError):  # noqa: N818
+    """There is no open connection: `async with connect(...)` was not entered yet, or was left."""
 
 
 class EngineError(DiscoError):

@@ -6,20 +6,36 @@ import copy
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import ObjectSendStream, TaskGroup
+from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
-from discostream.config import CostSettings, MigrationSettings, PolicySettings, Settings, load_settings
+from discostream.config import (
+    CostSettings,
+    MigrationSettings,
+    PolicySettings,
+    Settings,
+    check_settings,
+    load_settings,
+)
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
-from discostream.errors import ConfigError, EndpointError, RequestRejected
+from discostream.errors import (
+    AnswerInterrupted,
+    ConfigError,
+    DiscoError,
+    EndpointError,
+    NotConnected,
+    RequestRejected,
+)
 from discostream.ledger.store import Ledger, default_ledger_path
 from discostream.session.house import House
 from discostream.session.knowledge import Knowledge
@@ -35,6 +51,12 @@ Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
 
 PIECES_AHEAD = 256
 """Pieces that may wait for a slow reader before the answer waits too."""
+
+DROPPED_AFTER_S = 1.0
+"""How soon an answer that waits for its reader looks whether there still is one."""
+
+CLOSING_S = 10.0
+"""How long an endpoint may take to close."""
 
 
 def connect(source: Settings | str | os.PathLike[str] | None = None, *, seed: int | None = None) -> Disco:
@@ -63,6 +85,7 @@ class Disco:
     """
 
     def __init__(self, settings: Settings, *, seed: int | None = None) -> None:
+        check_settings(settings)
         self.settings = settings
         self.endpoints: dict[str, Endpoint] = {
             endpoint.name: build_endpoint(endpoint) for endpoint in settings.endpoint
@@ -71,28 +94,17 @@ class Disco:
         self._seed = seed
         self._planner = Planner(settings.policy, seed)
         self._knowledge = Knowledge(self.endpoints)
-        self._stack = AsyncExitStack()
-        self._tasks: TaskGroup
-        self._ledger: Ledger
+        self._connection = _Connection()
 
     async def __aenter__(self) -> Disco:
-        self._ledger = Ledger(self.settings.ledger.path or default_ledger_path())
-        self._stack.callback(self._ledger.close)
-        self._stack.push_async_callback(self._close_endpoints)
-        self._tasks = await anyio.create_task_group().__aenter__()
-        for endpoint in self.endpoints.values():
-            self._tasks.start_soon(_prepare_quietly, endpoint)
+        ledger_path = self.settings.ledger.path or default_ledger_path()
+        await self._connection.open(ledger_path, self.endpoints.values())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The caller's own error passes by the task group, which would wrap it in an exception group.
-        self._tasks.cancel_scope.cancel()
-        try:
-            await self._tasks.__aexit__(None, None, None)
-        finally:
-            await self._stack.aclose()
+        await self._connection.close()
 
     async def ready(self) -> None:
         """Wait until every endpoint can answer at once.
@@ -103,9 +115,9 @@ class Disco:
         for endpoint in self.endpoints.values():
             await endpoint.prepare()
 
-    def expect_prompts(self, tokens: Sequence[int]) -> None:
-        """Plan for prompts of these lengths until more is seen, instead of for a public service's chats."""
-        self._knowledge.expect_prompts(tokens)
+    def expect_prompts(self, chars: Sequence[int]) -> None:
+        """Plan for prompts of so many characters until more is seen, not for a public service's chats."""
+        self._knowledge.expect_prompts(chars)
 
     def under(
         self,
@@ -120,10 +132,12 @@ class Disco:
             ConfigError: The policy does not exist or does not fit the endpoints.
         """
         changed = {"policy": policy, "migration": migration, "cost": cost}
+        settings = replace(self.settings, **{name: table for name, table in changed.items() if table})
+        check_settings(settings)
+        _refuse_missing_kind(settings.policy, self.endpoints)
         other = copy.copy(self)
-        other.settings = _replaced(self.settings, {key: value for key, value in changed.items() if value})
-        _refuse_missing_kind(other.settings.policy, self.endpoints)
-        other._planner = Planner(other.settings.policy, self._seed)
+        other.settings = settings
+        other._planner = Planner(settings.policy, self._seed)
         return other
 
     def stream(
@@ -131,7 +145,7 @@ class Disco:
         messages: Messages,
         *,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
@@ -151,8 +165,11 @@ class Disco:
             frequency_penalty: Against words by how often they occurred.
 
         Raises:
-            RequestRejected: There is no message, or one is not a message.
+            RequestRejected: There is no message, one is not a message, or `max_tokens` is not positive.
+            NotConnected: Outside of `async with`.
         """
+        if max_tokens is not None and max_tokens < 1:
+            raise RequestRejected(f"max_tokens = {max_tokens}: must be at least 1", param="max_tokens")
         sampling = Sampling(
             temperature=temperature,
             top_p=top_p,
@@ -166,37 +183,37 @@ class Disco:
                 arrived_at=anyio.current_time(),
                 request_id=uuid.uuid4().hex,
                 max_tokens=max_tokens,
-                stop=tuple(stop),
+                stop=(stop,) if isinstance(stop, str) else tuple(stop),
                 sampling=sampling,
-                pinned="stop strings" if stop else None,
+                pinned="a stop string may straddle the seam" if stop else None,
             )
         )
 
     def submit(self, request: Request) -> Answer:
-        """Start answering a request; iterate over what comes back."""
+        """Start answering a request; iterate over what comes back.
+
+        Raises:
+            NotConnected: Outside of `async with`.
+        """
+        tasks, ledger = self._connection.require_open()
         house = House(
             self.endpoints,
             self._knowledge,
             self._planner,
-            self._ledger,
+            ledger,
             self.settings.migration,
             self.settings.cost.usd_per_joule,
         )
         answer = Answer(request)
-        self._tasks.start_soon(answer._progress.follow, request, house)
+        tasks.start_soon(answer._progress.follow, request, house)
         return answer
-
-    async def _close_endpoints(self) -> None:
-        with anyio.CancelScope(shield=True):
-            for endpoint in self.endpoints.values():
-                await endpoint.aclose()
 
 
 class Answer:
     """A running answer: an async iterator of `Delivered` pieces.
 
     Iteration ends when the answer is whole and settled. `async with` or `aclose` abandons it early, which
-    cancels every attempt; an answer that is simply dropped is abandoned too.
+    cancels every attempt; an answer that is simply dropped is abandoned at its next piece.
 
     Attributes:
         request: What is being answered.
@@ -204,8 +221,8 @@ class Answer:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        pieces_in, self._pieces = anyio.create_memory_object_stream[Delivered](PIECES_AHEAD)
-        self._progress = _Progress(pieces_in)
+        self._progress = _Progress(weakref.ref(self))
+        self._abandoned = False
 
     @property
     def outcome(self) -> Outcome | None:
@@ -220,23 +237,28 @@ class Answer:
 
         Raises:
             AllEndpointsFailed: Nothing could answer, or go on answering.
+            AnswerInterrupted: The connection was closed first.
         """
         try:
-            return await self._pieces.receive()
-        except anyio.EndOfStream:
-            self._pieces.close()
-            if self._progress.failure is not None:
-                raise self._progress.failure from None
+            return await self._progress.pieces_out.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            self._progress.pieces_out.close()
+            self._raise_unless_whole()
             raise StopAsyncIteration from None
-        except anyio.ClosedResourceError:
-            raise StopAsyncIteration from None
+
+    def _raise_unless_whole(self) -> None:
+        if self._progress.failure is not None:
+            raise self._progress.failure
+        if not self._abandoned and (self.outcome is None or self.outcome.finish_reason is None):
+            raise AnswerInterrupted("the connection was closed before the answer was whole")
 
     async def aclose(self) -> None:
         """Abandon the answer and wait until it is settled. Safe to call twice, and after its end."""
-        self._pieces.close()
-        self._progress.scope.cancel()
+        self._abandoned = True
+        self._progress.pieces_out.close()
+        self._progress.left.cancel()
         with anyio.CancelScope(shield=True):
-            await self._progress.settled.wait()
+            await self._progress.over.wait()
 
     async def __aenter__(self) -> Answer:
         return self
@@ -245,38 +267,83 @@ class Answer:
         await self.aclose()
 
     def __del__(self) -> None:
-        self._pieces.close()
-        if not self._progress.settled.is_set():
-            self._progress.scope.cancel()
+        # The collector may run in any thread, so a running answer is left to notice by itself.
+        if self._progress.over.is_set():
+            self._progress.pieces_out.close()
 
 
-@dataclass
 class _Progress:
-    """What an answer and the task behind it share; the task must not keep a dropped answer alive."""
+    """What an answer and the task behind it share; it is the `Client` that the session knows."""
 
-    pieces: ObjectSendStream[Delivered]
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    settled: anyio.Event = field(default_factory=anyio.Event)
-    outcome: Outcome | None = None
-    failure: Exception | None = None
+    def __init__(self, reader: weakref.ref[Answer]) -> None:
+        self.left = anyio.CancelScope()
+        self.over = anyio.Event()
+        self.outcome: Outcome | None = None
+        self.failure: Exception | None = None
+        self.pieces_in, self.pieces_out = anyio.create_memory_object_stream[Delivered](PIECES_AHEAD)
+        self._reader = reader
 
     async def follow(self, request: Request, house: House) -> None:
         try:
-            self.outcome, self.failure = await run(request, house, self._emit, self.scope)
+            await run(request, house, self)
+        except DiscoError as error:
+            self.failure = error
         except Exception as error:
             # One request's unexpected end must not take the others down with it.
             log.exception("request %s could not be served", request.request_id)
             self.failure = error
         finally:
-            self.settled.set()
-            await self.pieces.aclose()
+            self.over.set()
+            self.pieces_in.close()
+            if self._reader() is None:
+                self.pieces_out.close()
 
-    async def _emit(self, piece: Delivered) -> None:
+    async def take(self, piece: Delivered) -> None:
+        while self._reader() is not None:
+            try:
+                with anyio.move_on_after(DROPPED_AFTER_S):
+                    await self.pieces_in.send(piece)
+                    return
+            except anyio.BrokenResourceError:
+                break
+        self.left.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    def settled(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+class _Connection:
+    """What is open between entering and leaving: the ledger, and the tasks of all answers."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._tasks: TaskGroup | None = None
+        self._ledger: Ledger | None = None
+
+    async def open(self, ledger_path: str | Path, endpoints: Iterable[Endpoint]) -> None:
+        self._ledger = Ledger(ledger_path)
+        self._stack.callback(self._ledger.close)
+        for endpoint in endpoints:
+            self._stack.push_async_callback(_close_quietly, endpoint)
+        self._tasks = await anyio.create_task_group().__aenter__()
+        for endpoint in endpoints:
+            self._tasks.start_soon(_prepare_quietly, endpoint)
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, None
+        assert tasks is not None
+        # The caller's own error passes by the task group, which would wrap it in an exception group.
+        tasks.cancel_scope.cancel()
         try:
-            await self.pieces.send(piece)
-        except anyio.BrokenResourceError:
-            self.scope.cancel()
-            await anyio.lowlevel.checkpoint()
+            await tasks.__aexit__(None, None, None)
+        finally:
+            await self._stack.aclose()
+
+    def require_open(self) -> tuple[TaskGroup, Ledger]:
+        if self._tasks is None or self._ledger is None:
+            raise NotConnected("not connected: use it inside `async with discostream.connect(...)`")
+        return self._tasks, self._ledger
 
 
 async def _prepare_quietly(endpoint: Endpoint) -> None:
@@ -284,6 +351,16 @@ async def _prepare_quietly(endpoint: Endpoint) -> None:
         await endpoint.prepare()
     except EndpointError as error:
         log.warning("%s", error)
+    except Exception:
+        log.exception("%r: prepare raised what it should have translated", endpoint)
+
+
+async def _close_quietly(endpoint: Endpoint) -> None:
+    with anyio.move_on_after(CLOSING_S, shield=True):
+        try:
+            await endpoint.aclose()
+        except Exception:
+            log.exception("%r could not be closed", endpoint)
 
 
 def _refuse_missing_kind(policy: PolicySettings, endpoints: Mapping[str, Endpoint]) -> None:
@@ -294,11 +371,6 @@ def _refuse_missing_kind(policy: PolicySettings, endpoints: Mapping[str, Endpoin
         raise ConfigError(f"policy.name = {policy.name!r}: needs an endpoint of kind {needed.value!r}")
 
 
-def _replaced(settings: Settings, changed: Mapping[str, object]) -> Settings:
-    values = {name: getattr(settings, name) for name in settings.__struct_fields__}
-    return Settings(**{**values, **changed})
-
-
 def _as_messages(messages: Messages) -> tuple[Message, ...]:
     if isinstance(messages, str):
         return (Message("user", messages),)
@@ -307,8 +379,8 @@ def _as_messages(messages: Messages) -> tuple[Message, ...]:
     return tuple(message if isinstance(message, Message) else _as_message(message) for message in messages)
 
 
-def _as_message(message: Mapping[str, str]) -> Message:
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise RequestRejected('messages: each must be {"role": text, "content": text}', param="messages")
-    return Message(role, content)
+def _as_message(message: object) -> Message:
+    match message:
+        case {"role": str(role), "content": str(content)}:
+            return Message(role, content)
+    raise RequestRejected('messages: each must be {"role": text, "content": text}', param="messages")

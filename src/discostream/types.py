@@ -104,6 +104,7 @@ class Request:
         stop: Strings that end the answer.
         sampling: How tokens are drawn.
         pinned: Why this answer must stay on the endpoint that starts it; `None` when it may move.
+        endpoint: The one endpoint that may answer; `None` leaves the choice to the policy.
     """
 
     messages: tuple[Message, ...]
@@ -113,6 +114,12 @@ class Request:
     stop: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     pinned: str | None = None
+    endpoint: str | None = None
+
+    @property
+    def prompt_chars(self) -> int:
+        """Characters of all messages together."""
+        return sum(len(message.content) for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +265,8 @@ class Outcome:
         winner: The endpoint whose content came first; `None` when nothing was delivered.
         ttft_s: From arrival to the first content delivered; `None` when none was.
         finish_reason: Why the answer ended; `None` when it broke off or the client left.
-        prompt_tokens: Length of the prompt as the winner counted it (estimated where it did not).
+        prompt_chars: Length of the prompt in characters.
+        prompt_tokens: Its length as the winner counted it (estimated where it did not).
         completion_tokens: Tokens delivered.
         delivered_s: When each delivered token left us, seconds after arrival.
         error: What broke the answer, if something did; a client that left is no error.
@@ -269,6 +277,7 @@ class Outcome:
     winner: str | None
     ttft_s: float | None
     finish_reason: FinishReason | None
+    prompt_chars: int
     prompt_tokens: int
     completion_tokens: int
     attempts: tuple[Attempt, ...]

@@ -59,7 +59,7 @@ def test_check_validates_and_exits(tmp_path):
 
 
 WRONG_SETTINGS = [
-    ("[polcy]\n", "unknown key `polcy`; did you mean `policy`?"),
+    ("[polcy]\n", "unknown key `polcy`; did you mean 'policy'?"),
     ("[policy]\nshare = 1.5\n", "policy.share = 1.5"),
     ('[policy]\nname = "dicso"\n', "did you mean 'disco'?"),
     ('[[endpoint]]\nname = "a"\nkind = "device"\ndialect = "lamacpp"\n', "did you mean 'llamacpp'?"),
@@ -94,7 +94,7 @@ def test_wrong_settings_are_refused(text, told, tmp_path):
     ("environ", "told"),
     [
         ({"DISCO_POLICY__SHARE": "7"}, "policy.share = 7"),
-        ({"DISCO_POLICY__SHRE": "0.7"}, "did you mean `share`?"),
+        ({"DISCO_POLICY__SHRE": "0.7"}, "did you mean 'share'?"),
         ({"DISCO_ENDPOINT__NOBODY__MODEL": "x"}, "no endpoint called 'nobody'"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from discostream.core.distributions import Distribution
 
-samples = st.lists(st.floats(0.0, 1e4), min_size=1, max_size=50)
+samples = st.lists(st.integers(0, 10**9).map(lambda micros: micros / 1e5), min_size=1, max_size=50)
 shares = st.floats(0.0, 1.0)
 
 UNIFORM = Distribution.of_table([0.0, 1.0], [0.0, 10.0])

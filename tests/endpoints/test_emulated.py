@@ -295,11 +295,11 @@ def test_a_trace_may_be_compressed_and_have_gaps(tmp_path, name):
     ("options", "complaint"),
     [
         ({"ttft": "gpt4o"}, "ttft = 'gpt4o': .*did you mean 'gpt-4o'"),
-        ({"ttft": "nowhere.csv"}, "ttft = .*neither a built-in profile nor a file"),
+        ({"ttft": "nowhere.csv"}, "ttft = .*no built-in profile, nor a file"),
         ({"refuse_rate": 1.5}, "refuse_rate = 1.5: expected `float` <= 1.0"),
         ({"tokens_per_s": 0}, "tokens_per_s = 0"),
         ({"break_after_tokens": 0}, "break_after_tokens = 0"),
-        ({"tft": "gpt-4o"}, "unknown key `tft`; did you mean `ttft`"),
+        ({"tft": "gpt-4o"}, "unknown key `tft`; did you mean 'ttft'"),
     ],
 )
 def test_wrong_options_are_refused_with_the_fix(options, complaint):

@@ -244,10 +244,18 @@ async def test_an_embedded_engine_lives_and_dies_with_its_endpoint(
     assert not psutil.pid_exists(last)
 
 
-async def test_a_model_that_does_not_exist_fails_the_connection(llamacpp: Build) -> None:
-    """An unknown model is an endpoint error with the catalogue's hint."""
-    endpoint = llamacpp(model="smollm2-135m")
-    with pytest.raises(EndpointError, match="did you mean 'smollm2-135m-instruct'") as raised:
+async def test_a_model_that_does_not_exist_is_refused(llamacpp: Build) -> None:
+    """An unknown model is a mistake in the settings, told with a hint before anything starts."""
+    with pytest.raises(ConfigError, match="did you mean 'smollm2-135m-instruct'"):
+        llamacpp(model="smollm2-135m")
+
+
+async def test_a_broken_model_fails_the_connection(llamacpp: Build, tmp_path: Path) -> None:
+    """A file that the engine cannot load is the endpoint's failure, not a crash."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF but nothing else")
+    endpoint = llamacpp(model=str(file))
+    with pytest.raises(EndpointError, match="does not start") as raised:
         await endpoint.prepare()
     assert raised.value.phase is Phase.CONNECT
     await endpoint.aclose()

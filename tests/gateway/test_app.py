@@ -18,10 +18,11 @@ from anyio.abc import TaskStatus
 
 from discostream.config import Settings, settings_from
 from discostream.endpoints.scripted import ScriptedEndpoint
-from discostream.errors import AllEndpointsFailed, ConfigError, EndpointError, Phase
+from discostream.errors import AllEndpointsFailed, ConfigError, EndpointError, NotConnected, Phase
 from discostream.gateway import app as gateway_app
 from discostream.gateway.app import serve
 from discostream.gateway.errors import describe
+from discostream.gateway.models import endpoint_named
 from discostream.library import Disco, connect
 
 pytestmark = pytest.mark.anyio
@@ -120,14 +121,14 @@ async def test_the_official_client_streams(serving: Serving) -> None:
     """The openai package reads text, one finish reason, usage, and our account from the stream."""
     async with serving() as gateway, gateway.client() as client:
         stream = await client.chat.completions.create(
-            model="my-model", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+            model="disco", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
         )
         chunks = [chunk async for chunk in stream]
     *told, finish, usage = chunks
     assert "".join(chunk.choices[0].delta.content or "" for chunk in told) == STORY
     assert [chunk.choices[0].delta.role for chunk in told] == ["assistant"] + [None] * (len(told) - 1)
     assert {(chunk.id, chunk.model, chunk.created) for chunk in chunks} == {
-        (finish.id, "my-model", finish.created)
+        (finish.id, "disco", finish.created)
     }
     assert finish.choices[0].finish_reason == "stop"
     assert (finish.model_extra or {})["disco"]["winner"] == "laptop"
@@ -410,3 +411,37 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
             ConfigError, match=rf"^127.0.0.1:{port} is in use; .* set gateway.port to another$"
         ):
             await serve(settings_for(tmp_path, {"port": port}))
+
+
+async def test_an_endpoints_name_pins_it_and_an_unknown_name_is_404(serving: Serving) -> None:
+    """`disco` leaves the choice to the policy, an endpoint's name is that endpoint, any other is refused."""
+    async with serving() as gateway, gateway.client() as client:
+        pinned = await client.chat.completions.create(model="laptop", messages=MESSAGES)
+        assert (pinned.model_extra or {})["disco"]["winner"] == "laptop"
+        assert pinned.model == "laptop"
+        with pytest.raises(openai.NotFoundError, match="there are: disco, laptop") as refused:
+            await client.chat.completions.create(model="gpt-nope", messages=MESSAGES)
+    assert refused.value.code == "model_not_found"
+    assert gateway.laptop.started == 1
+
+
+def test_models_names_pin_where_they_mean_one_endpoint(tmp_path: Path) -> None:
+    """A model served by one endpoint pins it; a model that two endpoints serve leaves the choice open."""
+
+    def disco(*models: str) -> Disco:
+        endpoints = [
+            {"name": f"e{n}", "kind": "device", "dialect": "scripted", "model": model}
+            for n, model in enumerate(models)
+        ]
+        return connect(settings_from({"endpoint": endpoints}))
+
+    assert endpoint_named("llama", disco("llama", "gemma")) == "e0"
+    assert endpoint_named("llama", disco("llama", "llama")) is None
+    assert endpoint_named("disco", disco("llama")) is None
+
+
+async def test_a_gateway_that_is_not_connected_says_503(tmp_path: Path) -> None:
+    """A request that meets a closed connection gets a status that says so, and no traceback."""
+    reply = describe(NotConnected("not connected"))
+    assert reply.status == 503
+    assert json.loads(reply.body)["error"]["code"] == "interrupted"

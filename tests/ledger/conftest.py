@@ -24,6 +24,7 @@ RACE = Outcome(
     winner="laptop",
     ttft_s=0.25,
     finish_reason=FinishReason.STOP,
+    prompt_chars=48,
     prompt_tokens=12,
     completion_tokens=3,
     attempts=(

@@ -292,7 +292,7 @@ RECORD_UNTIL_KILLED = dedent(
 
     def outcome(name):
         return Outcome(request_id=name, policy="disco", winner="cloud", ttft_s=0.2,
-                       finish_reason=FinishReason.STOP, prompt_tokens=9, completion_tokens=2,
+                       finish_reason=FinishReason.STOP, prompt_chars=36, prompt_tokens=9, completion_tokens=2,
                        attempts=(), migrations=(), delivered_s=(0.2, 0.3))
 
     async def write(ledger, writer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 import anyio
@@ -14,8 +15,10 @@ from trio.testing import MockClock
 from discostream.config import MigrationSettings
 from discostream.core.cost import Energy
 from discostream.core.qoe import tbt_as_read
-from discostream.session.deliver import CAUTION
-from discostream.session.run import run
+from discostream.endpoints.scripted import ScriptedEndpoint
+from discostream.errors import EndpointError, Phase
+from discostream.session.successors import CAUTION
+from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -193,21 +196,120 @@ async def test_an_echoed_prefix_is_stripped():
 async def test_client_that_leaves_in_mid_answer_settles_what_it_got():
     """A client that leaves cancels source and target alike; the tokens it was given are on the bill."""
     laptop, cloud = device(ttft_s=0.1, tbt_s=0.1), server(ttft_s=0.1, tbt_s=0.1)
-    house, client = a_house([laptop, cloud], {"cloud": 0.0}), anyio.CancelScope()
-    got = []
-
-    async def emit(piece):
-        got.append(piece)
-        if len(got) == 3:
-            client.cancel()
-        await anyio.lowlevel.checkpoint()
-
-    outcome, failure = await run(a_request(), house, emit, client)
-    assert failure is None
+    played = await play(a_house([laptop, cloud], {"cloud": 0.0}), leaves_after=3)
+    assert played.failure is None
     assert (laptop.open, cloud.open) == (0, 0)
-    assert outcome.finish_reason is None
-    assert outcome.completion_tokens == 3
-    assert outcome.usd == pytest.approx((3 + 3) * 10 / 1e6)
+    assert played.outcome.finish_reason is None
+    assert played.outcome.completion_tokens == 3
+    assert played.outcome.usd == pytest.approx((3 + 3) * 10 / 1e6)
+
+
+class Telling(ScriptedEndpoint):
+    """Sends the events it was given, then breaks or ends; notes what it was asked to continue."""
+
+    events: Sequence[Event] = ()
+    asked: Prefix | None = None
+
+    async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
+        self.asked = prefix
+        for event in self.events:
+            await anyio.sleep(0.01)
+            yield event
+        if not isinstance(self.events[-1], Finish):
+            raise EndpointError(self.name, Phase.DECODE, "connection reset")
+
+
+def telling(name: str, *events: Event, continues: tuple[str, ...] = ("tokens", "text")) -> Telling:
+    plain = device(name, continues=continues)
+    endpoint = Telling(plain.settings, plain.script)
+    endpoint.events = events
+    return endpoint
+
+
+STOP = Finish(FinishReason.STOP)
+
+
+async def test_a_source_that_breaks_at_its_limit_has_finished():
+    """A stream that breaks after all the tokens that were asked for needs no rescue."""
+    laptop = device()
+    played = await play(a_house([laptop, server(breaks_after=4)], {"cloud": 0.0}), a_request(max_tokens=4))
+    assert played.text == "ONE TWO THREE FOUR"
+    assert played.outcome.finish_reason == "length"
+    assert laptop.started == 0
+
+
+async def test_ids_of_a_character_in_several_tokens_travel_whole():
+    """Tokens whose text comes later are handed on with it, and counted."""
+    first = telling("first", Piece("x", 1, (1,)))
+    second = telling("second", Piece("", 1, (2,)), Piece("é", 1, (3,)))
+    third = telling("third", Piece("y.", 1, (4,)), STOP)
+    played = await play(a_house([first, second, third], {"first": 0.0}))
+    assert played.text == "xéy."
+    assert third.asked == Prefix("xé", (1, 2, 3))
+    assert played.outcome.completion_tokens == 4
+
+
+async def test_no_rescue_begins_inside_a_character():
+    """Tokens that a broken source reported without their text are not handed on."""
+    first = telling("first", Piece("x", 1, (120,)), Piece("", 1, (0xC3,)))
+    second = telling("second", Piece("y.", 1, (121,)), STOP)
+    played = await play(a_house([first, second], {"first": 0.0}))
+    assert second.asked == Prefix("x", (120,))
+    assert played.text == "xy."
+
+
+async def test_a_continuation_that_looks_like_an_echo_until_it_ends():
+    """What a target said is delivered even if it could have been the beginning of an echo."""
+    first = telling("first", Piece("A or B? "))
+    second = telling("second", Piece("A"), STOP, continues=("text",))
+    played = await play(a_house([first, second], {"first": 0.0}))
+    assert played.text == "A or B? A"
+    assert played.outcome.completion_tokens == 2
+
+
+async def test_a_rescuer_that_hangs_gives_way_to_the_next():
+    """While another endpoint is left, a rescuer that does not speak in its time is dropped."""
+    endpoints = [server(breaks_after=4), device("mute", hangs_after=0), device("third", ttft_s=0.1)]
+    played = await play(a_house(endpoints, {"cloud": 0.0}))
+    assert played.failure is None
+    assert played.text == joined(played, WORDS.upper(), WORDS)
+    assert played.outcome.migrations[0].target == "third"
+
+
+async def test_held_text_comes_out_when_the_prepared_target_is_late():
+    """A source that broke while a target prepared had written text; it is delivered before anyone waits."""
+    mute = device(answer=LONG, hangs_after=0)
+    spare = device("spare", answer=LONG, ttft_s=0.1, continues=("text",))
+    cloud = server(answer=LONG.upper(), tbt_s=0.02, breaks_after=30)
+    played = await play(a_house([mute, spare, cloud], {"cloud": 0.0}, migrate=True))
+    (migration,) = played.outcome.migrations
+    assert (migration.at_token, migration.target) == (30, "spare")
+    assert played.text == joined(played, LONG.upper(), LONG)
+
+
+async def test_a_failure_report_has_the_races_failures_too():
+    """All causes are told, those of the race first."""
+    played = await play(a_house([device(refuses="out of memory"), server(breaks_after=4)]))
+    assert str(played.failure) == "laptop: out of memory (also failed: cloud: connection reset (scripted))"
+
+
+async def test_the_endpoints_own_count_is_the_usage():
+    """Where one endpoint wrote the whole answer, its own token count is what the client is told."""
+    only = telling("only", Piece("three words here", 4), Finish(FinishReason.STOP, 7, 3))
+    played = await play(a_house([only]))
+    assert played.outcome.completion_tokens == 3
+    assert played.outcome.prompt_tokens == 7
+
+
+async def test_a_long_prompt_that_nobody_counted_is_not_taken_for_none():
+    """A server that does not count the prompt does not make a slow device look quick to take over."""
+    plain = server(answer=LONG.upper(), ttft_s=0.1, tbt_s=0.02)
+    cloud = telling("cloud", *[Piece(f" w{n}", 1, (n,)) for n in range(30)], STOP)
+    cloud.prices = plain.prices
+    laptop = device(answer=LONG, prefill_s_per_token=0.01)
+    played = await play(a_house([laptop, cloud], {"cloud": 0.0}, migrate=True), a_request("word " * 4000))
+    assert laptop.started == 0
+    assert played.outcome.migrations == ()
 
 
 words = st.text(

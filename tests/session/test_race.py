@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import anyio
+import numpy as np
 import pytest
-from timetable import a_house, a_request, device, play, server
+from timetable import AClient, a_house, a_request, device, play, server
 
+from discostream.core.policies import PlanTable
+from discostream.errors import ConfigError
 from discostream.session.run import run
 
 pytestmark = pytest.mark.anyio
@@ -61,12 +64,18 @@ async def test_failure_brings_the_next_start_forward():
     assert played.outcomes == {"cloud": "failed", "laptop": "won"}
 
 
-async def test_failure_does_not_hurry_while_another_runs():
-    """While one attempt still runs, a failure of another leaves the later starts as planned."""
-    endpoints = [device(ttft_s=1.0), server(refuses="overloaded"), server("spare", ttft_s=0.1)]
+async def test_failure_hurries_the_next_planned_start_only():
+    """While another attempt runs, a failure starts the next planned one, but nobody who stands by."""
+    endpoints = [
+        device(ttft_s=1.0),
+        server(refuses="overloaded"),
+        server("spare", ttft_s=0.1),
+        server("third"),
+    ]
     played = await play(a_house(endpoints, {"laptop": 0.0, "cloud": 0.0, "spare": 0.5}))
     assert played.outcome.winner == "spare"
-    assert played.outcome.ttft_s == pytest.approx(0.6)
+    assert played.outcome.ttft_s == pytest.approx(0.1)
+    assert "third" not in played.outcomes
 
 
 async def test_standby_starts_only_after_failure():
@@ -115,18 +124,15 @@ async def test_an_empty_answer_does_not_beat_content():
 async def test_client_that_leaves_before_content_cancels_everyone():
     """A client that leaves during the race leaves no stream open, and the request is settled."""
     laptop, cloud = device(ttft_s=5.0), server(ttft_s=5.0)
-    house, client = a_house([laptop, cloud]), anyio.CancelScope()
-
-    async def emit(piece):
-        raise AssertionError("nothing can be delivered")
-
+    house, client = a_house([laptop, cloud]), AClient()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run, a_request(), house, emit, client)
+        tasks.start_soon(run, a_request(), house, client)
         await anyio.sleep(1.0)
         assert (laptop.open, cloud.open) == (1, 1)
-        client.cancel()
+        client.left.cancel()
     assert (laptop.open, cloud.open) == (0, 0)
     (outcome,) = house.ledger.outcomes
+    assert client.outcome == outcome
     assert (outcome.finish_reason, outcome.error) == (None, None)
     assert outcome.usd == pytest.approx(3 * 10 / 1e6)
 
@@ -137,3 +143,75 @@ async def test_billing_that_goes_on_after_a_cancel():
     cloud.cancel_stops_billing = False
     played = await play(a_house([device(ttft_s=0.1), cloud]), a_request(max_tokens=10))
     assert played.outcome.usd == pytest.approx((3 + 10) * 10 / 1e6)
+
+
+async def test_a_filtered_answer_is_a_verdict():
+    """An endpoint that ends without a word because of its content filter ends the race."""
+    from discostream.types import Finish, FinishReason
+
+    class Filtering(type(device())):
+        async def generate(self, request, prefix):
+            yield Finish(FinishReason.CONTENT_FILTER)
+
+    filtering = Filtering(server().settings, server().script)
+    spare = device()
+    played = await play(a_house([filtering, spare], {"cloud": 0.0}))
+    assert played.outcome.finish_reason == "content_filter"
+    assert spare.started == 0
+
+
+async def test_a_pinned_request_starts_nobody_else():
+    """A request for one endpoint is answered there or not at all."""
+    laptop, cloud = device(), server(refuses="overloaded")
+    played = await play(a_house([laptop, cloud]), a_request(endpoint="cloud"))
+    assert laptop.started == 0
+    assert str(played.failure) == "cloud: overloaded"
+
+
+async def test_an_adapters_defect_is_one_failed_attempt(caplog):
+    """An exception that an adapter should have translated fails that attempt and is logged; others go on."""
+
+    class Defective(type(device())):
+        async def generate(self, request, prefix):
+            raise RuntimeError("a bug")
+            yield
+
+    played = await play(a_house([Defective(device().settings, device().script), server(ttft_s=0.1)]))
+    assert played.outcomes == {"laptop": "failed", "cloud": "won"}
+    assert "should have translated" in caplog.text
+
+
+async def test_a_policys_defect_is_named():
+    """A policy that plans nobody is a mistake in the policy, told by its name."""
+    house = a_house([device()], {"laptop": 0.0})
+    house.planner._policy = lambda known, settings: PlanTable(
+        "empty", ("laptop",), np.array([np.inf]), np.full((1, 1, 1), np.nan), np.ones((1, 1))
+    )
+    with pytest.raises(ConfigError, match="plans nobody"):
+        await run(a_request(), house, AClient())
+
+
+async def test_a_ledger_that_cannot_write_costs_no_answer(caplog):
+    """The reader has the answer already; what could not be recorded is logged in full."""
+    house = a_house([device()])
+
+    async def refuse(outcome):
+        raise OSError("disk full")
+
+    house.ledger.record = refuse
+    played = await play(house)
+    assert played.failure is None
+    assert played.outcome.finish_reason == "stop"
+    assert '"laptop"' in caplog.text or "'laptop'" in caplog.text
+
+
+async def test_a_slow_reader_does_not_make_an_endpoint_slow():
+    """The pace that is learnt is the endpoint's own, not that of whoever reads."""
+
+    class Slow(AClient):
+        async def take(self, piece):
+            await anyio.sleep(1.0)
+
+    client = Slow()
+    await run(a_request(), a_house([device(tbt_s=0.1)]), client)
+    assert client.outcome.attempts[0].mean_tbt_s == pytest.approx(0.1, rel=0.2)

@@ -60,6 +60,7 @@ def settled(reason: FinishReason = FinishReason.STOP) -> Outcome:
         winner="laptop",
         ttft_s=0.2,
         finish_reason=reason,
+        prompt_chars=12,
         prompt_tokens=3,
         completion_tokens=2,
         attempts=(attempt,),

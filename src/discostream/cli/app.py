@@ -59,6 +59,23 @@ def _die(error: DiscoError, status: int) -> None:
     sys.exit(status)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"disco {version('discostream')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _disco(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command(
     epilog="Examples: disco demo · disco demo --prompt 'Why do cats purr?' · disco demo --json --seed 7"
 )
@@ -92,20 +109,23 @@ def demo(
 def serve(
     config: Config = None,
     host: Annotated[str | None, typer.Option(help="Listen here instead of where the settings say.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the settings and exit.")] = False,
 ) -> None:
     """Serve the OpenAI-compatible gateway."""
     from msgspec.structs import replace
 
     from discostream.config import load_settings
+    from discostream.gateway.app import build_app
     from discostream.library import connect
 
     settings = load_settings(config)
     changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = replace(settings, gateway=replace(settings.gateway, **changed))
     if check:
-        connect(settings)
+        build_app(connect(settings))
         names = ", ".join(endpoint.name for endpoint in settings.endpoint)
         typer.echo(f"The settings are good: {names} under policy {settings.policy.name}.")
         return
@@ -141,14 +161,17 @@ def chat(
     config: Config = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message before it.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, max=2.0)] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=2.0, help="How freely words are drawn; 0 takes the likeliest."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stream one answer."""
     from discostream.config import load_settings
     from discostream.types import Message
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _read_stdin() if prompt == "-" else prompt
     if not text.strip():
         raise ConfigError("the prompt is empty; write what you want to ask")
     settings = load_settings(config)
@@ -221,6 +244,13 @@ def doctor(config: Config = None, as_json: AsJson = False) -> None:
         sys.exit(FAILURE)
 
 
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise ConfigError("standard input: is not UTF-8 text") from None
+
+
 def _path_text(name: str) -> str | None:
     from discostream.engine.catalogue import find_model
 
@@ -239,11 +269,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _fetch_models(settings: Settings) -> None:
-    """Fetch the models that these settings need, with a progress bar."""
+    """Fetch the models that good settings need, with a progress bar."""
     from discostream.cli.screen import progress_bar
-    from discostream.engine.catalogue import CATALOGUE, find_model, resolve_model
+    from discostream.engine.catalogue import find_model, resolve_model
+    from discostream.library import connect
 
-    for name in {endpoint.model for endpoint in settings.endpoint if endpoint.model in CATALOGUE}:
+    for name in {name for endpoint in connect(settings).endpoints.values() for name in endpoint.models}:
         if find_model(name) is None:
             with progress_bar(f"Fetching {name}") as progress:
                 resolve_model(name, progress=progress)

@@ -19,7 +19,6 @@ from discostream.cli.screen import errors, output, print_answer, summary
 from discostream.config import (
     CostSettings,
     EndpointSettings,
-    MigrationSettings,
     PolicySettings,
     Settings,
     embedded_pair,
@@ -28,7 +27,6 @@ from discostream.config import (
 from discostream.core.qoe import read_times
 from discostream.endpoints.emulated import EmulatedEndpoint
 from discostream.library import Disco, connect
-from discostream.session.settle import estimate_tokens
 from discostream.types import Message, Outcome, Request
 
 __all__ = ["Scene", "demo_settings", "scenes_for", "show_demo"]
@@ -84,8 +82,12 @@ def demo_settings(settings: Settings) -> Settings:
     """The user's settings, with the embedded counterpart of whatever kind of endpoint they lack."""
     pair = settings_from({"endpoint": embedded_pair()}).endpoint
     kinds = {endpoint.kind for endpoint in settings.endpoint}
-    missing = tuple(endpoint for endpoint in pair if endpoint.kind not in kinds)
-    return replace(settings, endpoint=settings.endpoint + missing, migration=MigrationSettings())
+    missing = tuple(
+        replace(endpoint, name=f"embedded-{endpoint.name}") for endpoint in pair if endpoint.kind not in kinds
+    )
+    return replace(
+        settings, endpoint=settings.endpoint + missing, migration=replace(settings.migration, enabled=True)
+    )
 
 
 @dataclass
@@ -110,12 +112,12 @@ class Tally:
         for attempt in outcome.attempts:
             self.tokens[attempt.endpoint] = self.tokens.get(attempt.endpoint, 0) + attempt.completion_tokens
 
-    def as_json(self) -> dict[str, float]:
-        """The figures that are compared."""
+    def as_json(self) -> dict[str, float | None]:
+        """The figures that are compared; `None` where no answer was long enough to have one."""
         return {
-            "mean_ttft_s": float(np.mean(self.ttfts_s)),
-            "max_ttft_s": max(self.ttfts_s),
-            "p99_tbt_s": float(np.quantile(self.gaps_s, 0.99)) if self.gaps_s else 0.0,
+            "mean_ttft_s": float(np.mean(self.ttfts_s)) if self.ttfts_s else None,
+            "max_ttft_s": max(self.ttfts_s, default=None),
+            "p99_tbt_s": float(np.quantile(self.gaps_s, 0.99)) if self.gaps_s else None,
             "usd": self.usd,
             "joules": self.joules,
         }
@@ -154,7 +156,7 @@ class Stage:
     async def play(self, scene: Scene) -> None:
         """Answer a scene's prompts, each together and by either endpoint alone."""
         together = self.disco.under(policy=scene.policy, cost=scene.cost)
-        together.expect_prompts([estimate_tokens(_request_for(prompt)) for prompt in scene.prompts])
+        together.expect_prompts([len(_SYSTEM) + len(prompt) for prompt in scene.prompts])
         if not self.quiet:
             output.rule(scene.title, style="dim")
         for prompt in scene.prompts:
@@ -215,10 +217,12 @@ class Stage:
         return table
 
 
+_SYSTEM = "[{}] You are a helpful assistant."
+
 ROWS: Mapping[str, Callable[[Tally], str]] = {
-    "mean TTFT": lambda tally: f"{tally.as_json()['mean_ttft_s']:.2f} s",
-    "worst TTFT": lambda tally: f"{tally.as_json()['max_ttft_s']:.2f} s",
-    "P99 TBT as read": lambda tally: f"{tally.as_json()['p99_tbt_s']:.3f} s",
+    "mean TTFT": lambda tally: _seconds(tally.as_json()["mean_ttft_s"]),
+    "worst TTFT": lambda tally: _seconds(tally.as_json()["max_ttft_s"]),
+    "P99 TBT as read": lambda tally: _seconds(tally.as_json()["p99_tbt_s"]),
     "dollars": lambda tally: f"{tally.usd:.5f}",
     "joules": lambda tally: f"{tally.joules:.1f}",
     "tokens by endpoint": lambda tally: "\n".join(f"{name} {n}" for name, n in tally.tokens.items()),
@@ -226,16 +230,16 @@ ROWS: Mapping[str, Callable[[Tally], str]] = {
 }
 
 
+def _seconds(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.3f} s"  # noqa: RUF001 - a dash for no figure
+
+
 def _fresh(prompt: str) -> tuple[Message, ...]:
     """The prompt as a chat that no engine has cached: every way of answering starts cold."""
     return (
-        Message("system", f"[{secrets.token_hex(2)}] You are a helpful assistant."),
+        Message("system", _SYSTEM.format(secrets.token_hex(2))),
         Message("user", prompt),
     )
-
-
-def _request_for(prompt: str) -> Request:
-    return Request(messages=_fresh(prompt), arrived_at=0.0, request_id="length")
 
 
 def _shortened(prompt: str, most: int = 160) -> str:

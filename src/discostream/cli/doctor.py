@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import aclosing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import anyio
 
-from discostream.config import EndpointSettings, GatewaySettings, Settings
-from discostream.endpoints.registry import build_endpoint
+from discostream.config import GatewaySettings, Settings
+from discostream.endpoints.base import Endpoint
 from discostream.engine.catalogue import CATALOGUE, find_model, is_intact
-from discostream.errors import DiscoError
+from discostream.errors import ConfigError, DiscoError
+from discostream.gateway.access import client_key
+from discostream.gateway.app import listen
 from discostream.ledger.store import Ledger, default_ledger_path
+from discostream.library import connect
 from discostream.types import Finish, Message, Prefix, Request
 
 __all__ = ["Finding", "examine"]
@@ -33,12 +34,16 @@ class Finding:
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at everything an answer needs. Every endpoint is asked for one token, at its own price."""
-    models = {endpoint.model for endpoint in settings.endpoint if endpoint.model in CATALOGUE}
+    """Look at everything an answer needs. Every endpoint is asked for one token, at its own price.
+
+    Raises:
+        ConfigError: The settings themselves are wrong.
+    """
+    endpoints = connect(settings).endpoints.values()
     return [
         _engine(),
-        *[_model(name) for name in sorted(models)],
-        *[await _endpoint(endpoint) for endpoint in settings.endpoint],
+        *[_model(name) for name in sorted({name for endpoint in endpoints for name in endpoint.models})],
+        *[await _answer(endpoint) for endpoint in endpoints],
         _client_key(settings.gateway),
         _port(settings.gateway),
         _ledger(settings.ledger.path),
@@ -62,24 +67,24 @@ def _model(name: str) -> Finding:
     return Finding(check, True, str(path))
 
 
-async def _endpoint(settings: EndpointSettings) -> Finding:
-    check = f"endpoint {settings.name}"
-    if settings.model in CATALOGUE and find_model(settings.model) is None:
-        return Finding(check, False, "its model is not on this machine", f"disco models {settings.model}")
+async def _answer(endpoint: Endpoint) -> Finding:
+    check = f"endpoint {endpoint.name}"
+    missing = [name for name in endpoint.models if find_model(name) is None]
+    if missing:
+        return Finding(check, False, "its model is not on this machine", f"disco models {missing[0]}")
     try:
         with anyio.fail_after(PATIENCE_S):
-            took_s = await _one_token(settings)
+            took_s = await _one_token(endpoint)
     except TimeoutError:
         return Finding(
-            check, False, f"no answer in {PATIENCE_S:.0f} s", "see whether it runs and is not overloaded"
+            check, False, f"silent for {PATIENCE_S:.0f} s", "see whether it runs, and is not overloaded"
         )
     except DiscoError as error:
         return Finding(check, False, str(error), "correct its [[endpoint]] settings, or start what it names")
     return Finding(check, True, f"answered in {took_s:.2f} s")
 
 
-async def _one_token(settings: EndpointSettings) -> float:
-    endpoint = build_endpoint(settings)
+async def _one_token(endpoint: Endpoint) -> float:
     try:
         await endpoint.prepare()
         asked_at = anyio.current_time()
@@ -96,23 +101,21 @@ async def _one_token(settings: EndpointSettings) -> float:
 
 
 def _client_key(gateway: GatewaySettings) -> Finding:
-    if not gateway.api_key_env:
-        return Finding("client key", True, "none asked for; fine on loopback")
-    if not os.environ.get(gateway.api_key_env):
-        missing = f"{gateway.api_key_env} is not set"
-        return Finding("client key", False, missing, f"export {gateway.api_key_env}=… before `disco serve`")
-    return Finding("client key", True, f"in {gateway.api_key_env}")
+    try:
+        asked_for = bool(client_key(gateway))
+    except ConfigError as error:
+        return Finding("client key", False, str(error), "set it before `disco serve`")
+    return Finding(
+        "client key", True, f"in {gateway.api_key_env}" if asked_for else "none, which is fine on loopback"
+    )
 
 
 def _port(gateway: GatewaySettings) -> Finding:
-    where = f"{gateway.host}:{gateway.port}"
     try:
-        with socket.create_server((gateway.host, gateway.port)):
-            return Finding("port", True, f"{where} is free")
-    except OSError as error:
-        return Finding(
-            "port", False, f"{where}: {error.strerror}", "stop what listens there, or set gateway.port"
-        )
+        with listen(gateway):
+            return Finding("port", True, f"{gateway.host}:{gateway.port} is free")
+    except ConfigError as error:
+        return Finding("port", False, str(error), "stop what listens there, or set gateway.port")
 
 
 def _ledger(path: str) -> Finding:

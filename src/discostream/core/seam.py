@@ -47,3 +47,7 @@ class EchoFilter:
             return ""
         self._open = True
         return self._held.removeprefix(self._prefix)
+
+    def end(self) -> str:
+        """What is still held when the target has ended: it was no echo, for an echo would have gone on."""
+        return "" if self._open else self._held

@@ -32,6 +32,7 @@ class Endpoint(ABC):
         energy: Joules per token; nothing for servers.
         cancel_stops_billing: Whether closing a stream ends its bill.
         continues: What a handoff may bring here; empty for an endpoint that can only start an answer.
+        models: Models of the catalogue that it will look for on this machine.
         vocabulary: A fingerprint of its token IDs; IDs may travel between endpoints whose fingerprints
             are equal. `None` until it is known.
     """
@@ -49,6 +50,7 @@ class Endpoint(ABC):
         self.cancel_stops_billing = settings.cancel_stops_billing
         self.continues: frozenset[Carrier] = frozenset()
         self.vocabulary: str | None = None
+        self.models: tuple[str, ...] = ()
 
     @abstractmethod
     def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:

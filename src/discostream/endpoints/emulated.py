@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import math
 import zlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from discostream.builtin import builtin_profiles
-from discostream.config import EndpointSettings
+from discostream.config import EndpointSettings, suggest
 from discostream.core.cost import Energy
 from discostream.core.distributions import Distribution
 from discostream.endpoints.base import Endpoint
@@ -78,6 +77,7 @@ class EmulatedEndpoint(Endpoint):
         self._inner = inner or build_endpoint(
             msgspec.structs.replace(settings, dialect=options.around, options=options.inner)
         )
+        self.models = self._inner.models
         self._follow()
 
     async def prepare(self) -> None:
@@ -134,15 +134,11 @@ def _service(name: str, options: EmulatedOptions) -> tuple[Distribution, float]:
         profile = profiles[options.ttft]
         return profile.ttft, options.tokens_per_s or profile.tokens_per_s
     if not Path(options.ttft).is_file():
-        raise ConfigError(f"endpoint {name!r}: ttft = {options.ttft!r}: {_hint(options.ttft, profiles)}")
+        hint = suggest(options.ttft, profiles)
+        raise ConfigError(
+            f"endpoint {name!r}: ttft = {options.ttft!r}: no built-in profile, nor a file; {hint}"
+        )
     return _trace(name, Path(options.ttft)), options.tokens_per_s or math.inf
-
-
-def _hint(ttft: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(ttft, known, n=1, cutoff=0.5)
-    return "neither a built-in profile nor a file; " + (
-        f"did you mean {near[0]!r}?" if near else f"built-in profiles: {', '.join(known)}"
-    )
 
 
 def _trace(name: str, path: Path) -> Distribution:

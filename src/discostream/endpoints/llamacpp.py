@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.endpoints.base import Endpoint
-from discostream.engine.catalogue import find_model, require_model, resolve_model
+from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
 from discostream.engine.shape import model_shape
 from discostream.engine.supervisor import Engine, EngineAddress, EngineSettings
 from discostream.errors import ConfigError, EndpointError, EngineError, Phase
@@ -88,6 +88,7 @@ class LlamaCppEndpoint(Endpoint):
             )
         if not options.base_url:
             require_model(settings.model)
+            self.models = (settings.model,) if settings.model in CATALOGUE else ()
         self.options = options
         self.continues = frozenset({Carrier.TOKENS, Carrier.TEXT})
         self.engine: Engine | None = None

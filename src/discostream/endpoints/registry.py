@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from importlib.metadata import EntryPoint, entry_points
 
 import msgspec
 
-from discostream.config import EndpointSettings, convert_options
+from discostream.config import EndpointSettings, convert_options, suggest
 from discostream.core.cost import Prices
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.prices import price_of
@@ -35,8 +34,7 @@ def build_endpoint(settings: EndpointSettings) -> Endpoint:
     """
     known = dialects()
     if settings.dialect not in known:
-        near = difflib.get_close_matches(settings.dialect, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known dialects: {', '.join(known)}"
+        hint = suggest(settings.dialect, known)
         raise ConfigError(f"endpoint {settings.name!r}: unknown dialect {settings.dialect!r}; {hint}")
     adapter = known[settings.dialect].load()
     if not (isinstance(adapter, type) and issubclass(adapter, Endpoint)):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
+from discostream.config import suggest
 from discostream.engine.fetch import PackagedFile, Progress, fetch_file, is_there, sha256_of
 from discostream.errors import ConfigError, EngineError
 
@@ -134,6 +134,5 @@ def _require_gguf(path: Path) -> None:
 def _unknown(name: str) -> str:
     if name.endswith(".gguf") or Path(name).name != name:
         return f"{name}: no such file"
-    near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(CATALOGUE)}"
+    hint = suggest(name, CATALOGUE)
     return f"unknown model {name!r}; {hint} (the path of a GGUF file is accepted too)"

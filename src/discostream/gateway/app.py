@@ -11,14 +11,15 @@ from aiohttp import web
 from anyio.abc import TaskStatus
 
 from discostream.config import GatewaySettings, Settings
-from discostream.errors import ConfigError, RequestRejected
+from discostream.errors import ConfigError
 from discostream.gateway.access import admit_only
 from discostream.gateway.chat import DISCO, chat_completions, request_id_of
 from discostream.gateway.errors import answer_errors
+from discostream.gateway.models import endpoint_named, model_names
 from discostream.library import Disco, connect
-from discostream.wire.openai_schema import DEFAULT_MODEL, encode_model, encode_models
+from discostream.wire.openai_schema import encode_model, encode_models
 
-__all__ = ["build_app", "serve"]
+__all__ = ["build_app", "listen", "serve"]
 
 MAX_BODY_BYTES = 8 << 20
 STOPPING_S = 3.0
@@ -40,14 +41,19 @@ async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK
     """
     disco = connect(settings)
     app = build_app(disco)
-    with _listen(settings.gateway) as listener:
+    with listen(settings.gateway) as listener:
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=STOPPING_S)
         try:
             async with disco:
                 await runner.setup()
-                await web.SockSite(runner, listener).start()
+                site = web.SockSite(runner, listener)
+                await site.start()
                 task_status.started(_base_url(listener))
-                await anyio.sleep_forever()
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await site.stop()
         finally:
             # Answers were cut off with their endpoints; this lets the streams still say so.
             with anyio.CancelScope(shield=True):
@@ -70,7 +76,7 @@ def build_app(disco: Disco) -> web.Application:
         [
             web.post("/v1/chat/completions", chat_completions),
             web.get("/v1/models", _models),
-            web.get("/v1/models/{name}", _model),
+            web.get("/v1/models/{name:.+}", _model),
             web.get("/health", _health),
         ]
     )
@@ -78,28 +84,17 @@ def build_app(disco: Disco) -> web.Application:
 
 
 async def _models(http: web.Request) -> web.Response:
-    return _json(encode_models(_model_names(http), http.app[CREATED]))
+    return _json(encode_models(model_names(http.app[DISCO]), http.app[CREATED]))
 
 
 async def _model(http: web.Request) -> web.Response:
     name = http.match_info["name"]
-    if name not in _model_names(http):
-        raise RequestRejected(
-            f"There is no model {name!r}; there are: {', '.join(_model_names(http))}",
-            param="model",
-            status=404,
-            code="model_not_found",
-        )
+    endpoint_named(name, http.app[DISCO])
     return _json(encode_model(name, http.app[CREATED]))
 
 
 async def _health(http: web.Request) -> web.Response:
     return _json(b'{"status":"ok"}')
-
-
-def _model_names(http: web.Request) -> list[str]:
-    """The virtual model behind which the policy chooses, and every endpoint by its own name."""
-    return list(dict.fromkeys((DEFAULT_MODEL, *http.app[DISCO].endpoints)))
 
 
 def _json(body: bytes) -> web.Response:
@@ -110,7 +105,12 @@ async def _name_request(http: web.Request, response: web.StreamResponse) -> None
     response.headers["x-request-id"] = request_id_of(http)
 
 
-def _listen(settings: GatewaySettings) -> socket.socket:
+def listen(settings: GatewaySettings) -> socket.socket:
+    """The socket that clients connect to.
+
+    Raises:
+        ConfigError: The port is in use, or the address is not this machine's.
+    """
     where = f"{settings.host}:{settings.port}"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:

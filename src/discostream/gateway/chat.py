@@ -7,11 +7,13 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 from aiohttp import web
 
-from discostream.gateway.errors import AnswerInterrupted, describe
+from discostream.gateway.errors import describe
+from discostream.gateway.models import endpoint_named
 from discostream.library import Answer, Disco
 from discostream.types import Delivered, Outcome
 from discostream.wire.openai_schema import ChatCall, ChunkEncoder, decode_chat_request, encode_completion
@@ -36,7 +38,9 @@ async def chat_completions(http: web.Request) -> web.StreamResponse:
     """The answer to one chat. A client that leaves cancels this handler, which abandons the answer."""
     arrived_at = anyio.current_time()
     call = decode_chat_request(await http.read(), arrived_at=arrived_at, request_id=request_id_of(http))
-    async with http.app[DISCO].submit(call.request) as answer:
+    disco = http.app[DISCO]
+    request = replace(call.request, endpoint=endpoint_named(call.model, disco))
+    async with disco.submit(request) as answer:
         return await (_stream(http, call, answer) if call.stream else _collect(call, answer))
 
 
@@ -56,8 +60,6 @@ async def _collect(call: ChatCall, answer: Answer) -> web.Response:
 
 async def _stream(http: web.Request, call: ChatCall, answer: Answer) -> web.StreamResponse:
     first = await anext(answer, None)
-    if first is None:
-        _settled(answer)
     # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)
@@ -91,6 +93,5 @@ async def _events(call: ChatCall, first: Delivered | None, answer: Answer) -> As
 
 def _settled(answer: Answer) -> Outcome:
     """The outcome of an answer that came to its own end."""
-    if answer.outcome is None or answer.outcome.finish_reason is None:
-        raise AnswerInterrupted("The answer was cut off because the gateway is stopping")
+    assert answer.outcome is not None
     return answer.outcome

@@ -10,17 +10,13 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from discostream.errors import AllEndpointsFailed, DiscoError, Phase, RequestRejected
+from discostream.errors import AllEndpointsFailed, AnswerInterrupted, NotConnected, Phase, RequestRejected
 from discostream.wire.openai_schema import encode_error
 from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED
 
-__all__ = ["AnswerInterrupted", "ErrorReply", "answer_errors", "describe"]
+__all__ = ["ErrorReply", "answer_errors", "describe"]
 
 log = logging.getLogger(__name__)
-
-
-class AnswerInterrupted(DiscoError):  # noqa: N818 - says what happened
-    """The answer was cut off on our side, as when the gateway stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ def describe(error: Exception) -> ErrorReply:
             return ErrorReply(error.status, body, headers)
         case AllEndpointsFailed():
             return _describe_failure(error)
-        case AnswerInterrupted():
+        case AnswerInterrupted() | NotConnected():
             return ErrorReply(503, encode_error(str(error), "server_error", code="interrupted"))
         case web.HTTPException():
             headers = {name: value for name, value in error.headers.items() if name == "Allow"}

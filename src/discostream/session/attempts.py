@@ -30,37 +30,40 @@ class LiveAttempt:
     """One try on one endpoint, while it runs.
 
     Attributes:
+        request: What the endpoint was asked; a continuation may write fewer tokens than the whole answer.
         started_at: When it began.
         outcome: What it would count as if everything ended now.
         won: Whether its content came first in the race.
         first_at: When its first content came.
-        last_at: When its latest piece came.
-        prompt_tokens: The prompt's length as the endpoint counted it.
+        decode_s: How long its pieces after the first kept us waiting, which a slow reader does not add to.
+        prompt_tokens: The prompt's length as the endpoint counted it, the prefix included.
         completion_tokens: Tokens it generated so far.
     """
 
     endpoint: Endpoint
+    request: Request
     prefix: Prefix
     started_at: float
     outcome: AttemptOutcome = AttemptOutcome.LOST
     won: bool = False
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     first_at: float | None = None
-    last_at: float | None = None
+    decode_s: float = 0.0
     prompt_tokens: int | None = None
     completion_tokens: int = 0
     finish: Finish | None = None
     error: EndpointError | None = None
 
-    def note(self, event: Event, at: float) -> None:
-        """Count an event, whether or not anyone still wants it."""
+    def note(self, event: Event, asked_at: float, at: float) -> None:
+        """Count an event that came at `at` after waiting since `asked_at`, whether or not anyone wants it."""
         match event:
             case Prompt(tokens):
                 self.prompt_tokens = tokens
             case Piece(text, tokens):
                 self.completion_tokens += tokens
-                self.last_at = at
-                if text and self.first_at is None:
+                if self.first_at is not None:
+                    self.decode_s += at - asked_at
+                elif text:
                     self.first_at = at
             case Finish():
                 self.finish = event
@@ -76,10 +79,12 @@ class Attempts:
 
     Args:
         endpoints: What may be started, by name.
+        estimated_tokens: About how long the prompt is, until an endpoint has counted it.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(self, endpoints: Mapping[str, Endpoint], estimated_tokens: int) -> None:
         self.endpoints = endpoints
+        self.estimated_tokens = estimated_tokens
         self.started: list[LiveAttempt] = []
         self._reports, self._inbox = anyio.create_memory_object_stream[Report](INBOX_SIZE)
         self._stack = AsyncExitStack()
@@ -98,11 +103,17 @@ class Attempts:
             attempt.scope.cancel()
         return await self._stack.__aexit__(kind, error, trace)
 
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt's length without any prefix: as some endpoint counted it, else estimated."""
+        fresh = (attempt.prompt_tokens for attempt in self.started if not attempt.prefix.text)
+        return next((tokens for tokens in fresh if tokens), self.estimated_tokens)
+
     def start(self, name: str, request: Request, prefix: Prefix) -> LiveAttempt:
         """Begin an attempt now."""
-        attempt = LiveAttempt(self.endpoints[name], prefix, anyio.current_time())
+        attempt = LiveAttempt(self.endpoints[name], request, prefix, anyio.current_time())
         self.started.append(attempt)
-        self._tasks.start_soon(self._pump, attempt, request)
+        self._tasks.start_soon(self._pump, attempt)
         return attempt
 
     async def hear(self, until: float = math.inf) -> Report | None:
@@ -114,13 +125,15 @@ class Attempts:
                     return attempt, report
         return None
 
-    async def _pump(self, attempt: LiveAttempt, request: Request) -> None:
+    async def _pump(self, attempt: LiveAttempt) -> None:
         with attempt.scope:
             try:
-                async with aclosing(attempt.endpoint.generate(request, attempt.prefix)) as events:
+                async with aclosing(attempt.endpoint.generate(attempt.request, attempt.prefix)) as events:
+                    asked_at = anyio.current_time()
                     async for event in events:
-                        attempt.note(event, anyio.current_time())
+                        attempt.note(event, asked_at, anyio.current_time())
                         await self._reports.send((attempt, event))
+                        asked_at = anyio.current_time()
                 if attempt.finish is None:
                     raise _broke(attempt, "the stream ended without a finish")
             except EndpointError as error:
@@ -130,7 +143,7 @@ class Attempts:
                 await self._fail(attempt, _broke(attempt, f"{type(error).__name__}: {error}"))
 
     async def _fail(self, attempt: LiveAttempt, error: EndpointError) -> None:
-        attempt.error = error
+        attempt.error, attempt.outcome = error, AttemptOutcome.FAILED
         await self._reports.send((attempt, error))
 
 

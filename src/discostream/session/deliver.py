@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
-from discostream.config import MigrationSettings
-from discostream.core.handoff import FINAL, Decision, Signal, State, advance, should_migrate
-from discostream.core.profile import Known
-from discostream.core.seam import EchoFilter, ends_sentence, may_cut
-from discostream.endpoints.base import Endpoint
+from discostream.core.handoff import FINAL, Signal, State, advance
+from discostream.core.seam import EchoFilter, ends_sentence
 from discostream.errors import AllEndpointsFailed, EndpointError
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.race import Lead
+from discostream.session.successors import Successor, Successors
 from discostream.session.written import Written
 from discostream.types import (
     AttemptOutcome,
@@ -26,28 +23,38 @@ from discostream.types import (
     Migration,
     MigrationReason,
     Piece,
-    Prefix,
     Request,
 )
 
 __all__ = ["Delivery"]
 
-START_TIME_QUANTILE = 0.9
-"""t_m is this quantile of the target's start time, so that nine handoffs in ten stay hidden."""
-
-CAUTION = 2.0
-"""By how much it is stretched: a target on the source's own machine starts more slowly than it did alone."""
-
 
 @dataclass
 class Target:
-    """An endpoint that is to go on with the answer, until it has proved that it can."""
+    """An endpoint that is to go on with the answer, until it has proved that it can.
+
+    Attributes:
+        late_at: When it is dropped if it has not spoken.
+        unproven: What it has said that might still be an echo of the answer so far.
+    """
 
     attempt: LiveAttempt
     by: Carrier
     reason: MigrationReason
     late_at: float
     echo: EchoFilter
+    unproven: list[Piece] = field(default_factory=list)
+
+    def hear(self, piece: Piece, news: str) -> Piece | None:
+        """What can be delivered now that `piece` has come, of which `news` is no echo."""
+        self.unproven.append(piece)
+        if not news:
+            return None
+        said, self.unproven = self.unproven, []
+        ids = [piece.token_ids for piece in said]
+        known = self.by is Carrier.TOKENS and None not in ids
+        merged = tuple(token for group in ids if group for token in group) if known else None
+        return Piece(news, sum(piece.tokens for piece in said), merged)
 
 
 class Delivery:
@@ -55,35 +62,33 @@ class Delivery:
 
     Args:
         request: What is being answered.
-        known: The snapshot that the plan was made from.
-        endpoints: Where the answer may go, by name.
         attempts: The running attempts.
         written: The answer so far.
-        settings: Whether it may move for cost, and how fast it is read.
+        successors: Who could go on with it.
+        may_migrate: Whether it may move for cost.
     """
 
     def __init__(
         self,
         request: Request,
-        known: Known,
-        endpoints: Mapping[str, Endpoint],
         attempts: Attempts,
         written: Written,
-        settings: MigrationSettings,
+        successors: Successors,
+        *,
+        may_migrate: bool,
     ) -> None:
         self.request = request
-        self.known = known
-        self.endpoints = endpoints
         self.attempts = attempts
         self.written = written
-        self.settings = settings
+        self.successors = successors
+        self.may_migrate = may_migrate
         self.state = State.STREAMING
         self.source: LiveAttempt
         self.target: Target | None = None
         self.held: list[Piece] = []
         self.failures: list[EndpointError] = []
-        self.spent: set[str] = set()
-        self.may_migrate = settings.enabled and request.pinned is None
+        self.failed: set[str] = set()
+        self.late: set[str] = set()
         self.finish: FinishReason | None = None
 
     async def run(self, lead: Lead) -> FinishReason:
@@ -93,13 +98,14 @@ class Delivery:
             AllEndpointsFailed: The stream broke, and nothing could go on with it.
         """
         self.source = lead.winner
-        self.spent.update(attempt.endpoint.name for attempt in self.attempts.started if attempt.error)
+        for failure in lead.failures:
+            self._note_failure(failure)
         for event in lead.events:
             await self._from_source(event)
         while self.state not in FINAL:
             heard = await self.attempts.hear(until=self.target.late_at if self.target else math.inf)
             if heard is None:
-                await self._drop_target()
+                await self._drop_target(late=True)
             elif heard[0] is self.source:
                 await self._from_source(heard[1])
             elif self.target and heard[0] is self.target.attempt:
@@ -117,93 +123,58 @@ class Delivery:
             case Piece():
                 await self.written.write(self.source, report)
             case Finish(reason):
-                self._signal(Signal.SOURCE_FINISHED)
-                self._cancel_target()
-                await self._release_held()
-                self.finish = reason
+                await self._finish_at_source(reason)
+            case EndpointError() if self._is_full():
+                await self._finish_at_source(FinishReason.LENGTH)
             case EndpointError():
                 self._signal(Signal.SOURCE_BROKE)
-                self._note_failure(self.source, report)
-                await self._rescue()
+                self._note_failure(report)
+                if self.target is None:
+                    await self._rescue()
+                else:
+                    self.target.reason = MigrationReason.RESCUE
 
     async def _from_target(self, target: Target, report: Event | EndpointError) -> None:
         match report:
             case Piece(text):
-                if fresh := target.echo.feed(text):
-                    self._signal(Signal.TARGET_READY)
-                    await self._hand_off(target, report if fresh == text else Piece(fresh, report.tokens))
-            case Finish(reason) if self.state is State.RESCUING and ends_sentence(self.written.text):
-                self._signal(Signal.TARGET_FINISHED)
-                self.finish = reason
-            case Finish():
-                await self._drop_target()
+                if piece := target.hear(report, target.echo.feed(text)):
+                    await self._hand_off(target, piece)
+            case Finish(reason):
+                await self._end_of_target(target, reason)
             case EndpointError():
-                self._note_failure(target.attempt, report)
+                self._note_failure(report)
                 await self._drop_target()
 
     def _moves_before(self, following: Piece) -> bool:
         """Start preparing a target if the rest, from `following` on, should be generated elsewhere."""
-        if not (self.may_migrate and self.written.tokens and self.written.settled_text):
+        if not self.may_migrate or not self.written.tokens or self.written.holds_text:
             return False
-        worthy = [
-            (decision.saving_usd, name, by)
-            for name, by in self._successors()
-            if may_cut(self.written.text, following.text, by) and (decision := self._weigh(name)).migrate
-        ]
-        if not worthy:
+        successor = self.successors.worthwhile(self.source, following, self.failed)
+        if successor is None:
             return False
-        _, name, by = max(worthy)
         self.may_migrate = False
         self._signal(Signal.MIGRATE)
-        self._start_target(name, by, MigrationReason.COST, late_at=self.written.reader.done_at or 0.0)
+        dry_at = self.written.reader.done_at
+        assert dry_at is not None
+        self._start_target(successor, MigrationReason.COST, late_at=dry_at)
         return True
 
-    def _weigh(self, name: str) -> Decision:
-        source, target = self.known.of(self.source.endpoint.name), self.known.of(name)
-        prefill_tokens = (self.source.prompt_tokens or 0) + self.written.tokens
-        remaining = self.known.answer_tokens.distribution.mean_residual(self.written.tokens)
-        if self.request.max_tokens is not None:
-            remaining = min(remaining, self.request.max_tokens - self.written.tokens)
-        return should_migrate(
-            source=source.rates,
-            target=target.rates,
-            prefill_tokens=prefill_tokens,
-            remaining_tokens=remaining,
-            unread_tokens=self.written.reader.unread(anyio.current_time()),
-            handoff_s=CAUTION * target.ttft.quantile(prefill_tokens, START_TIME_QUANTILE),
-            overlap_s=target.ttft.quantile(prefill_tokens, 0.5),
-            source_tokens_per_s=source.decode_tokens_per_s,
-            consumption_tokens_per_s=self.settings.consumption_tokens_per_s,
-        )
-
-    def _successors(self) -> Iterator[tuple[str, Carrier]]:
-        """Who could go on with the answer, and by what."""
-        vocabulary = self.source.endpoint.vocabulary if self.written.token_ids is not None else None
-        for name, endpoint in self.endpoints.items():
-            if name == self.source.endpoint.name or name in self.spent:
-                continue
-            if Carrier.TOKENS in endpoint.continues and vocabulary and endpoint.vocabulary == vocabulary:
-                yield name, Carrier.TOKENS
-            elif Carrier.TEXT in endpoint.continues:
-                yield name, Carrier.TEXT
-
-    def _start_target(self, name: str, by: Carrier, reason: MigrationReason, late_at: float) -> None:
-        written = self.written
-        token_ids = tuple(written.token_ids) if by is Carrier.TOKENS and written.token_ids else None
+    def _start_target(self, successor: Successor, reason: MigrationReason, late_at: float) -> None:
         request = self.request
         if request.max_tokens is not None:
-            request = replace(request, max_tokens=max(1, request.max_tokens - written.tokens))
-        attempt = self.attempts.start(name, request, Prefix(written.text, token_ids))
-        echo = EchoFilter("" if by is Carrier.TOKENS else written.text)
-        self.target = Target(attempt, by, reason, late_at, echo)
+            request = replace(request, max_tokens=request.max_tokens - self.written.tokens)
+        prefix = self.written.prefix(with_ids=successor.by is Carrier.TOKENS)
+        attempt = self.attempts.start(successor.name, request, prefix)
+        echo = EchoFilter("" if successor.by is Carrier.TOKENS else self.written.text)
+        self.target = Target(attempt, successor.by, reason, late_at, echo)
 
     async def _hand_off(self, target: Target, piece: Piece) -> None:
         written = self.written
+        self._signal(Signal.TARGET_READY)
         if target.reason is MigrationReason.COST:
             self.source.outcome = AttemptOutcome.MIGRATED_FROM
         self.source.scope.cancel()
-        if target.by is Carrier.TEXT:
-            written.token_ids = None
+        written.forget_unwritten(keep_ids=target.by is Carrier.TOKENS)
         written.migrations.append(
             Migration(
                 source=self.source.endpoint.name,
@@ -211,7 +182,7 @@ class Delivery:
                 at_token=written.tokens,
                 at_char=len(written.text),
                 reason=target.reason,
-                gap_s=anyio.current_time() - written.arrived_at - written.delivered_s[-1],
+                gap_s=anyio.current_time() - written.last_at,
                 by=target.by,
             )
         )
@@ -219,23 +190,42 @@ class Delivery:
         self.source, self.target, self.held = target.attempt, None, []
         await written.write(self.source, piece)
 
-    async def _rescue(self) -> None:
-        """Let another endpoint go on; one that prepares already needs only the time it takes."""
-        if self.target:
-            self.target.reason, self.target.late_at = MigrationReason.RESCUE, math.inf
-            return
+    async def _finish_at_source(self, reason: FinishReason) -> None:
+        self._signal(Signal.SOURCE_FINISHED)
+        self._cancel_target()
         await self._release_held()
-        successors = [] if self.request.pinned else list(self._successors())
-        if not successors:
+        self.finish = reason
+
+    async def _end_of_target(self, target: Target, reason: FinishReason) -> None:
+        """A target that ends before it has proved itself: held back too long, believed, or dropped."""
+        if news := target.echo.end():
+            piece = Piece(news, sum(piece.tokens for piece in target.unproven))
+            await self._hand_off(target, piece)
+            await self._from_source(Finish(reason))
+        elif self.state is State.RESCUING and ends_sentence(self.written.text):
+            self._signal(Signal.TARGET_FINISHED)
+            target.attempt.outcome = AttemptOutcome.MIGRATED_TO
+            self.finish = reason
+        else:
+            self.failed.add(target.attempt.endpoint.name)
+            await self._drop_target()
+
+    async def _rescue(self) -> None:
+        """Let another endpoint go on. The last one that can is never cut, even if it was late before."""
+        await self._release_held()
+        able = [] if self.request.pinned else self.successors.able(self.source, self.failed)
+        prompt = [successor for successor in able if successor.name not in self.late]
+        if not able:
             self._signal(Signal.NO_TARGET)
             return
-        name, by = min(successors, key=lambda successor: self._weigh(successor[0]).needed_tokens)
-        self._start_target(name, by, MigrationReason.RESCUE, late_at=math.inf)
+        successor = (prompt or able)[0]
+        late_at = anyio.current_time() + successor.handoff_s if len(prompt) > 1 else math.inf
+        self._start_target(successor, MigrationReason.RESCUE, late_at)
 
-    async def _drop_target(self) -> None:
+    async def _drop_target(self, *, late: bool = False) -> None:
         self._signal(Signal.TARGET_DROPPED)
-        if self.target:
-            self.spent.add(self.target.attempt.endpoint.name)
+        if self.target and late:
+            self.late.add(self.target.attempt.endpoint.name)
         self._cancel_target()
         if self.state is State.RESCUING:
             await self._rescue()
@@ -252,9 +242,13 @@ class Delivery:
             self.target.attempt.scope.cancel()
             self.target = None
 
-    def _note_failure(self, attempt: LiveAttempt, error: EndpointError) -> None:
-        attempt.outcome = AttemptOutcome.FAILED
-        self.spent.add(attempt.endpoint.name)
+    def _is_full(self) -> bool:
+        """Whether the source broke only after it had written all it was allowed to."""
+        most = self.request.max_tokens
+        return most is not None and self.written.tokens + sum(piece.tokens for piece in self.held) >= most
+
+    def _note_failure(self, error: EndpointError) -> None:
+        self.failed.add(error.endpoint)
         self.failures.append(error)
 
     def _signal(self, signal: Signal) -> None:

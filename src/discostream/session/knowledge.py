@@ -19,8 +19,11 @@ DEVICE_S_PER_TOKEN, DEVICE_STARTUP_S, DEVICE_SPREAD_S = 1 / 100, 0.05, 0.1
 """SmolLM2-135M Q4_1 on one core of a server CPU, until the device has been seen."""
 
 DECODE_TOKENS_PER_S = 50.0
-PACE_MEMORY = 0.9
-"""What the old estimate of a pace keeps when a new attempt has been timed."""
+CHARS_PER_TOKEN = 4.0
+"""English text in the vocabularies of current models, until endpoints have counted some prompts."""
+
+MEMORY = 0.9
+"""What the old estimate of a pace or a ratio keeps when a new one has been measured."""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class _Learnt:
             self.ttft = self.ttft.observe(attempt.prompt_tokens, attempt.ttft_s - attempt.start_offset_s)
         if attempt.mean_tbt_s:
             pace = 1 / attempt.mean_tbt_s
-            self.decode_tokens_per_s = PACE_MEMORY * self.decode_tokens_per_s + (1 - PACE_MEMORY) * pace
+            self.decode_tokens_per_s = MEMORY * self.decode_tokens_per_s + (1 - MEMORY) * pace
 
 
 @dataclass
@@ -43,12 +46,18 @@ class Knowledge:
     endpoints: Mapping[str, Endpoint]
     prompt_tokens: Lengths = field(default_factory=lambda: Lengths(builtin_prompt_lengths()))
     answer_tokens: Lengths = field(default_factory=lambda: Lengths(builtin_output_lengths()))
+    chars_per_token: float = CHARS_PER_TOKEN
 
     def __post_init__(self) -> None:
         self._learnt = {name: _Learnt(_believed(endpoint.kind)) for name, endpoint in self.endpoints.items()}
 
-    def expect_prompts(self, tokens: Sequence[int]) -> None:
+    def estimate_tokens(self, chars: int) -> int:
+        """About how many tokens a prompt of so many characters has, before any endpoint has counted it."""
+        return max(1, round(chars / self.chars_per_token))
+
+    def expect_prompts(self, chars: Sequence[int]) -> None:
         """Take these prompt lengths for what is to come, until more is seen."""
+        tokens = [self.estimate_tokens(length) for length in chars]
         self.prompt_tokens = Lengths(Distribution.of_samples(tokens))
 
     def known(self, usd_per_joule: float) -> Known:
@@ -63,7 +72,10 @@ class Knowledge:
         """Learn from a settled request."""
         for attempt in outcome.attempts:
             self._learnt[attempt.endpoint].observe(attempt)
-        self.prompt_tokens = self.prompt_tokens.observe(outcome.prompt_tokens)
+        # Plans are looked up by estimated lengths, so these are what the table must be made from.
+        self.prompt_tokens = self.prompt_tokens.observe(self.estimate_tokens(outcome.prompt_chars))
+        seen = outcome.prompt_chars / max(outcome.prompt_tokens, 1)
+        self.chars_per_token = max(MEMORY * self.chars_per_token + (1 - MEMORY) * seen, 0.1)
         if outcome.finish_reason is not None:
             self.answer_tokens = self.answer_tokens.observe(outcome.completion_tokens)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import entry_points
 
 import numpy as np
 
-from discostream.config import PolicySettings
+from discostream.config import PolicySettings, suggest
 from discostream.core.policies import PlanTable, Policy
 from discostream.core.profile import Known
 from discostream.errors import ConfigError
@@ -28,9 +27,7 @@ def load_policy(name: str) -> Policy:
     """
     known = {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known policies: {', '.join(known)}"
-        raise ConfigError(f"policy.name = {name!r}: no such policy; {hint}")
+        raise ConfigError(f"policy.name = {name!r}: no such policy; {suggest(name, known)}")
     policy: Policy = known[name].load()
     return policy
 
@@ -51,8 +48,18 @@ class Planner:
         self._age = 0
 
     def plan(self, known: Known, prompt_tokens: int) -> Plan:
-        """Who starts when, for a prompt of this length."""
+        """Who starts when, for a prompt of this length.
+
+        Raises:
+            ConfigError: The policy names nobody, or an endpoint that does not exist.
+        """
         if self._table is None or self._age >= REBUILD_AFTER:
             self._table, self._age = self._policy(known, self.settings), 0
         self._age += 1
-        return self._table.choose(prompt_tokens, self._rng.random())
+        plan = self._table.choose(prompt_tokens, self._rng.random())
+        names = {start.endpoint for start in plan.starts}
+        if not names or not names <= {endpoint.name for endpoint in known.endpoints}:
+            raise ConfigError(
+                f"policy.name = {self.settings.name!r}: plans {sorted(names) or 'nobody'}; correct the policy"
+            )
+        return plan

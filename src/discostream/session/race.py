@@ -2,20 +2,22 @@
 
 The problem: start several endpoints, each after its own delay, take whichever answers first, and leave
 nothing behind. The naive answer, the first *byte* wins, crowns servers that send headers, keep-alives or an
-error in a 200; so only text counts. A failed attempt brings the next start forward, because waiting for it
-would only add to a bad day. The last one running is never cut (paper, section 4.2, has no failures).
+error in a 200; so only text counts. A failed attempt brings the next planned start forward, because waiting
+for it would only add to a bad day; who merely stands by starts when nobody runs any more. The last one
+running is never cut (paper, section 4.2, has no failures).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import anyio
 
 from discostream.errors import AllEndpointsFailed, EndpointError
 from discostream.session.attempts import Attempts, LiveAttempt
-from discostream.types import AttemptOutcome, Finish, Piece, Plan, Prefix, Request, Start
+from discostream.types import AttemptOutcome, Finish, FinishReason, Piece, Plan, Prefix, Request, Start
 
 __all__ = ["Lead", "race"]
 
@@ -26,10 +28,12 @@ class Lead:
 
     Attributes:
         events: Its pieces up to the first content; or no text and a `Finish`, when nobody had more to say.
+        failures: What the attempts that failed on the way died of, the first one first.
     """
 
     winner: LiveAttempt
     events: tuple[Piece | Finish, ...]
+    failures: tuple[EndpointError, ...]
 
 
 async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
@@ -42,11 +46,13 @@ async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
     said: dict[LiveAttempt, list[Piece | Finish]] = {}
     running: set[LiveAttempt] = set()
     failures: list[EndpointError] = []
+    hurried = False
     while waiting or running:
-        while waiting and (not running or _due_at(waiting[0], request) <= anyio.current_time()):
+        while waiting and (hurried or not running or _due_at(waiting[0], request) <= anyio.current_time()):
             attempt = attempts.start(waiting.pop(0).endpoint, request, Prefix())
             said[attempt] = []
             running.add(attempt)
+            hurried = False
         heard = await attempts.hear(until=_due_at(waiting[0], request) if waiting else math.inf)
         if heard is None:
             continue
@@ -55,27 +61,31 @@ async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
             case Piece(text):
                 said[attempt].append(report)
                 if text:
-                    return _crown(attempt, said)
-            case Finish():
+                    return _crown(attempt, said, failures)
+            case Finish(reason):
                 said[attempt].append(report)
                 running.discard(attempt)
+                if reason is FinishReason.CONTENT_FILTER:
+                    return _crown(attempt, said, failures)
             case EndpointError():
-                attempt.outcome = AttemptOutcome.FAILED
                 failures.append(report)
                 running.discard(attempt)
-    ended = [attempt for attempt in said if attempt.error is None]
-    if not ended:
+                hurried = bool(waiting) and waiting[0].offset_s is not None
+    silent = [attempt for attempt in said if attempt.error is None]
+    if not silent:
         raise AllEndpointsFailed(failures)
-    return _crown(ended[0], said)
+    return _crown(silent[0], said, failures)
 
 
 def _due_at(start: Start, request: Request) -> float:
     return math.inf if start.offset_s is None else request.arrived_at + start.offset_s
 
 
-def _crown(winner: LiveAttempt, said: dict[LiveAttempt, list[Piece | Finish]]) -> Lead:
+def _crown(
+    winner: LiveAttempt, said: Mapping[LiveAttempt, list[Piece | Finish]], failures: list[EndpointError]
+) -> Lead:
     winner.outcome, winner.won = AttemptOutcome.WON, True
     for attempt in said:
         if attempt is not winner:
             attempt.scope.cancel()
-    return Lead(winner, tuple(said[winner]))
+    return Lead(winner, tuple(said[winner]), tuple(failures))

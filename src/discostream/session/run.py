@@ -3,67 +3,100 @@
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 import anyio
 
 from discostream.core.pacing import Reader
-from discostream.errors import AllEndpointsFailed, DiscoError
+from discostream.errors import AllEndpointsFailed
 from discostream.session.attempts import Attempts
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
 from discostream.session.race import race
-from discostream.session.settle import estimate_tokens, settle
-from discostream.session.written import Emit, Written
-from discostream.types import FinishReason, Outcome, Request
+from discostream.session.settle import settle
+from discostream.session.successors import Successors
+from discostream.session.written import Written
+from discostream.types import Delivered, FinishReason, Outcome, Plan, Request, Start
 
-__all__ = ["run"]
+__all__ = ["Client", "run"]
 
 log = logging.getLogger(__name__)
 
 
-async def run(
-    request: Request, house: House, emit: Emit, client: anyio.CancelScope
-) -> tuple[Outcome, AllEndpointsFailed | None]:
+class Client(Protocol):
+    """Whoever reads the answer.
+
+    Attributes:
+        left: To be cancelled when the client leaves; that ends every attempt.
+    """
+
+    left: anyio.CancelScope
+
+    async def take(self, piece: Delivered) -> None:
+        """Receive a piece; waits while the client is slow."""
+
+    def settled(self, outcome: Outcome) -> None:
+        """Be told how it all ended; called exactly once, also when everything was cancelled."""
+
+
+async def run(request: Request, house: House, client: Client) -> None:
     """Answer one request.
 
     Args:
         request: Step 1, what to answer; one of the faces has made it from bytes.
         house: The endpoints, what is known of them, and the ledger.
-        emit: Takes each delivered piece to the client.
-        client: Cancelled when the client leaves, which ends every attempt.
+        client: Takes the pieces and the outcome.
 
-    Returns:
-        The settled outcome, and the failure if the answer broke off.
+    Raises:
+        AllEndpointsFailed: Nothing could answer, or go on answering; what was spent is settled all the same.
     """
     known = house.knowledge.known(house.usd_per_joule)  # 2 profile
-    plan = house.planner.plan(known, estimate_tokens(request))  # 3 plan
+    estimated_tokens = house.knowledge.estimate_tokens(request.prompt_chars)
+    plan = _pinned(request) or house.planner.plan(known, estimated_tokens)  # 3 plan
     endpoints = {start.endpoint: house.endpoints[start.endpoint] for start in plan.starts}
-    attempts = Attempts(endpoints)
-    written = Written(request.arrived_at, emit, Reader(house.migration.consumption_tokens_per_s))
+    attempts = Attempts(endpoints, estimated_tokens)
+    written = Written(request.arrived_at, client.take, Reader(house.migration.consumption_tokens_per_s))
+    successors = Successors(request, known, endpoints, attempts, written, house.migration)
+    may_migrate = house.migration.enabled and request.pinned is None
     finish: FinishReason | None = None
-    failure: AllEndpointsFailed | None = None
+    failure: Exception | None = None
     try:
-        with client:
+        with client.left:
             async with attempts:
                 try:
                     lead = await race(plan, request, attempts)  # 4 race
-                    delivery = Delivery(request, known, endpoints, attempts, written, house.migration)
+                    delivery = Delivery(request, attempts, written, successors, may_migrate=may_migrate)
                     finish = await delivery.run(lead)  # 5 deliver / migrate
-                except AllEndpointsFailed as broken:
-                    failure = broken
+                except Exception as error:
+                    # Kept until the task group is left, which would wrap it in an exception group.
+                    failure = error
     finally:
-        kinds = {name: endpoint.kind for name, endpoint in endpoints.items()}
-        error = str(failure) if failure else None
-        outcome = settle(request, plan, known, kinds, attempts.started, written, finish, error)  # 6 settle
+        outcome = settle(  # 6 settle
+            request, plan, known, attempts, written, finish=finish, error=_told(failure)
+        )
         with anyio.CancelScope(shield=True):
             await _record(outcome, house)
         house.knowledge.observe(outcome)
-    return outcome, failure
+        client.settled(outcome)
+    if failure is not None:
+        raise failure
+
+
+def _pinned(request: Request) -> Plan | None:
+    if request.endpoint is None:
+        return None
+    return Plan(f"pinned to {request.endpoint}", (Start(request.endpoint, 0.0),))
+
+
+def _told(failure: Exception | None) -> str | None:
+    if failure is None or isinstance(failure, AllEndpointsFailed):
+        return str(failure) if failure else None
+    return repr(failure)
 
 
 async def _record(outcome: Outcome, house: House) -> None:
     try:
         await house.ledger.record(outcome)
-    except DiscoError as error:
+    except Exception:
         # The reader has the answer already; what the ledger could not take is kept in the log.
-        log.error("request not recorded: %s: %s", error, outcome.as_disco())
+        log.exception("request not recorded: %s", outcome.as_disco())

@@ -161,4 +161,4 @@ def _count(value: Any) -> int | None:
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return _count(int(value))
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None

@@ -1,0 +1,116 @@
+"""Who could go on with an answer, by what, and whether moving it would pay and go unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import anyio
+
+from discostream.config import MigrationSettings
+from discostream.core.handoff import should_migrate
+from discostream.core.profile import Known
+from discostream.core.seam import may_cut
+from discostream.endpoints.base import Endpoint
+from discostream.session.attempts import Attempts, LiveAttempt
+from discostream.session.written import Written
+from discostream.types import Carrier, Piece, Request
+
+__all__ = ["Successor", "Successors"]
+
+START_TIME_QUANTILE = 0.9
+"""t_m is this quantile of the target's start time, so that nine handoffs in ten stay hidden."""
+
+CAUTION = 2.0
+"""By how much it is stretched: a target on the source's own machine starts more slowly than it did alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """An endpoint that can take an answer over.
+
+    Attributes:
+        handoff_s: t_m, how long it may well take to start.
+    """
+
+    name: str
+    by: Carrier
+    handoff_s: float
+
+
+@dataclass(frozen=True)
+class Successors:
+    """Finds them for one answer.
+
+    Attributes:
+        request: What is being answered.
+        known: The snapshot that the plan was made from.
+        endpoints: Where the answer may go, by name.
+        attempts: What was tried, and how long the prompt is.
+        written: The answer so far.
+        settings: Whether it may move for cost, and how fast it is read.
+    """
+
+    request: Request
+    known: Known
+    endpoints: Mapping[str, Endpoint]
+    attempts: Attempts
+    written: Written
+    settings: MigrationSettings
+
+    def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
+        """Whoever can go on with what `source` wrote, but for the spent; the quickest first."""
+        found = [Successor(name, by, self._handoff_s(name)) for name, by in self._carriers(source, spent)]
+        return sorted(found, key=lambda successor: successor.handoff_s)
+
+    def worthwhile(self, source: LiveAttempt, following: Piece, spent: Collection[str]) -> Successor | None:
+        """The one that saves most, if the answer should move before `following` is delivered."""
+        unread = self.written.reader.unread(anyio.current_time())
+        best: tuple[float, Successor] | None = None
+        for successor in self.able(source, spent):
+            if unread < self.settings.consumption_tokens_per_s * successor.handoff_s:
+                break
+            if may_cut(self.written.text, following.text, successor.by):
+                saving_usd = self._saving_usd(source, successor, unread)
+                if saving_usd > 0.0 and (best is None or saving_usd > best[0]):
+                    best = saving_usd, successor
+        return best[1] if best else None
+
+    def _carriers(self, source: LiveAttempt, spent: Collection[str]) -> Iterator[tuple[str, Carrier]]:
+        vocabulary = source.endpoint.vocabulary if self.written.token_ids is not None else None
+        for name, endpoint in self.endpoints.items():
+            if name == source.endpoint.name or name in spent:
+                continue
+            if Carrier.TOKENS in endpoint.continues and vocabulary and endpoint.vocabulary == vocabulary:
+                yield name, Carrier.TOKENS
+            elif Carrier.TEXT in endpoint.continues:
+                yield name, Carrier.TEXT
+
+    def _handoff_s(self, name: str) -> float:
+        return CAUTION * self.known.of(name).ttft.quantile(self._prefill_tokens, START_TIME_QUANTILE)
+
+    def _saving_usd(self, source: LiveAttempt, successor: Successor, unread: float) -> float:
+        """What the move is expected to save after its own cost; nothing where it would be noticed."""
+        here, there = self.known.of(source.endpoint.name), self.known.of(successor.name)
+        decision = should_migrate(
+            source=here.rates,
+            target=there.rates,
+            prefill_tokens=self._prefill_tokens,
+            remaining_tokens=self._remaining_tokens(),
+            unread_tokens=unread,
+            handoff_s=successor.handoff_s,
+            overlap_s=there.ttft.quantile(self._prefill_tokens, 0.5),
+            source_tokens_per_s=here.decode_tokens_per_s,
+            consumption_tokens_per_s=self.settings.consumption_tokens_per_s,
+        )
+        return decision.saving_usd - decision.overhead_usd if decision.migrate else 0.0
+
+    @property
+    def _prefill_tokens(self) -> int:
+        return self.attempts.prompt_tokens + self.written.tokens
+
+    def _remaining_tokens(self) -> float:
+        expected = self.known.answer_tokens.distribution.mean_residual(self.written.tokens)
+        if self.request.max_tokens is None:
+            return expected
+        return min(expected, self.request.max_tokens - self.written.tokens)

@@ -1,0 +1,226 @@
+"""The library face: connections, answers, and what becomes of those that nobody finishes."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from discostream.config import PolicySettings, Settings, settings_from
+from discostream.endpoints.scripted import ScriptedEndpoint
+from discostream.errors import (
+    AllEndpointsFailed,
+    AnswerInterrupted,
+    ConfigError,
+    NotConnected,
+    RequestRejected,
+)
+from discostream.ledger.queries import recent
+from discostream.library import Disco, connect
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def pair(folder: Path, **laptop: object) -> Settings:
+    script = {"answer": "one two three", "ttft_s": 0.01, **laptop}
+    return settings_from(
+        {
+            "endpoint": [
+                {"name": "laptop", "kind": "device", "dialect": "scripted", **script},
+                {
+                    "name": "cloud",
+                    "kind": "server",
+                    "dialect": "scripted",
+                    "answer": "FOUR FIVE SIX",
+                    "ttft_s": 0.5,
+                },
+            ],
+            "policy": {"name": "offsets", "offsets": {"laptop": 0.0}},
+            "ledger": {"path": str(folder / "ledger.db")},
+        }
+    )
+
+
+def scripted(disco: Disco, name: str) -> ScriptedEndpoint:
+    endpoint = disco.endpoints[name]
+    assert isinstance(endpoint, ScriptedEndpoint)
+    return endpoint
+
+
+async def test_an_answer_streams_and_settles(tmp_path):
+    """Pieces say who made them; the outcome is there when the iteration ends, and in the ledger."""
+    async with connect(pair(tmp_path)) as disco:
+        answer = disco.stream("Count.")
+        assert answer.outcome is None
+        pieces = [piece async for piece in answer]
+        assert "".join(piece.text for piece in pieces) == "one two three"
+        assert {piece.endpoint for piece in pieces} == {"laptop"}
+        assert answer.outcome
+        (row,) = recent(tmp_path / "ledger.db", 5)
+        assert row.request_id == answer.outcome.request_id
+        assert [piece async for piece in answer] == []
+
+
+async def test_answers_run_side_by_side(tmp_path):
+    """Answers of one connection do not wait for each other, nor for a reader who is slow."""
+    async with connect(pair(tmp_path, tbt_s=0.05)) as disco:
+        began = anyio.current_time()
+        answers = [disco.stream("Count.") for _ in range(20)]
+        for answer in answers:
+            assert len([piece async for piece in answer]) == 3
+        assert anyio.current_time() - began < 2.0
+
+
+async def test_an_abandoned_answer_is_cancelled_and_settled(tmp_path):
+    """Leaving an answer early closes its streams, and what it cost is on file."""
+    async with connect(pair(tmp_path, hangs_after=1)) as disco:
+        async with disco.stream("Count.") as answer:
+            await anext(answer)
+        assert scripted(disco, "laptop").open == 0
+        assert answer.outcome
+        assert answer.outcome.finish_reason is None
+        await answer.aclose()
+    assert [row.outcome for row in recent(tmp_path / "ledger.db", 5)] == ["cancelled"]
+
+
+async def test_a_dropped_answer_ends_by_itself(tmp_path):
+    """An answer that nobody holds any more stops at its next piece, whichever thread collects it."""
+    async with connect(pair(tmp_path, tbt_s=0.05, answer="word " * 200)) as disco:
+        answer = disco.stream("Count.")
+        await anext(answer)
+        answer.itself = answer
+        del answer
+        await anyio.to_thread.run_sync(gc.collect)
+        with anyio.fail_after(5):
+            while scripted(disco, "laptop").open:  # noqa: ASYNC110 - nobody is left to be told
+                await anyio.sleep(0.01)
+
+
+async def test_a_dropped_answer_that_waits_for_its_reader_ends_too(tmp_path):
+    """An answer whose buffer is full notices that its reader has gone."""
+    async with connect(pair(tmp_path, answer="word " * 1000)) as disco:
+        disco.stream("Count.")
+        with anyio.fail_after(10):
+            while not scripted(disco, "laptop").started or scripted(disco, "laptop").open:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+
+
+async def test_leaving_the_connection_interrupts_answers(tmp_path):
+    """An answer that was cut off by leaving does not look like a whole one; it is settled."""
+    async with connect(pair(tmp_path, hangs_after=1)) as disco:
+        answer = disco.stream("Count.")
+        await anext(answer)
+    with pytest.raises(AnswerInterrupted):
+        await anext(answer)
+    assert answer.outcome
+    assert len(recent(tmp_path / "ledger.db", 5)) == 1
+
+
+async def test_outside_of_the_connection_nothing_streams(tmp_path):
+    """Before entering and after leaving, a request is refused by one clear error."""
+    disco = connect(pair(tmp_path))
+    with pytest.raises(NotConnected):
+        disco.stream("Count.")
+    async with disco:
+        pass
+    with pytest.raises(NotConnected):
+        disco.stream("Count.")
+
+
+async def test_the_callers_own_error_comes_through(tmp_path):
+    """What is raised inside `async with` arrives as it was, in no exception group."""
+    with pytest.raises(ZeroDivisionError):
+        async with connect(pair(tmp_path)):
+            raise ZeroDivisionError
+
+
+async def test_failures_are_raised_by_the_iteration(tmp_path):
+    """An answer that nobody can give raises; the others go on."""
+    settings = pair(tmp_path, refuses="no")
+    async with connect(settings) as disco:
+        alone = disco.under(policy=PolicySettings(name="device-only"))
+        with pytest.raises(AllEndpointsFailed, match="laptop: no"):
+            await anext(alone.stream("Count."))
+        assert "".join([piece.text async for piece in disco.stream("Count.")]) == "FOUR FIVE SIX"
+
+
+async def test_defects_of_endpoints_stay_theirs(tmp_path, monkeypatch, caplog):
+    """An adapter that raises while preparing or closing is logged; all others are served and closed."""
+    closed = []
+
+    async def prepare(self):
+        if self.name == "laptop":
+            raise RuntimeError("prepare")
+
+    async def aclose(self):
+        closed.append(self.name)
+        raise RuntimeError("aclose")
+
+    monkeypatch.setattr(ScriptedEndpoint, "prepare", prepare)
+    monkeypatch.setattr(ScriptedEndpoint, "aclose", aclose)
+    async with connect(pair(tmp_path)) as disco:
+        assert len([piece async for piece in disco.stream("Count.")]) == 3
+    assert sorted(closed) == ["cloud", "laptop"]
+    assert "prepare raised" in caplog.text
+    assert "could not be closed" in caplog.text
+
+
+async def test_other_rules_share_the_connection(tmp_path):
+    """`under` changes the policy for its own answers only, and one ledger has them all."""
+    async with connect(pair(tmp_path)) as disco:
+        other = disco.under(policy=PolicySettings(name="server-only"))
+        assert {piece.endpoint async for piece in other.stream("Count.")} == {"cloud"}
+        assert {piece.endpoint async for piece in disco.stream("Count.")} == {"laptop"}
+        with pytest.raises(ConfigError, match="no endpoint is called 'nobody'"):
+            disco.under(policy=PolicySettings(name="offsets", offsets={"nobody": 0.0}))
+    assert len(recent(tmp_path / "ledger.db", 5)) == 2
+
+
+@pytest.mark.parametrize("messages", [[], ["hi"], [{"role": "user"}], [{"role": "user", "content": 3}]])
+async def test_what_is_no_chat_is_rejected(messages, tmp_path):
+    """A conversation is a list of roles and texts, with at least one turn."""
+    async with connect(pair(tmp_path)) as disco:
+        with pytest.raises(RequestRejected, match="messages"):
+            disco.stream(messages)
+        with pytest.raises(RequestRejected, match="max_tokens = 0"):
+            disco.stream("hi", max_tokens=0)
+
+
+async def test_stop_may_be_one_string(tmp_path):
+    """A stop string is one string, not its letters."""
+    async with connect(pair(tmp_path)) as disco, disco.stream("hi", stop="END") as answer:
+        assert answer.request.stop == ("END",)
+
+
+async def test_budgets_hold_whatever_a_token_is(tmp_path):
+    """The share of prompt tokens that races is the budget's, for text of few and of many letters a token."""
+    settings = settings_from(
+        {
+            "endpoint": [
+                {"name": "laptop", "kind": "device", "dialect": "scripted", "answer": "yes"},
+                {"name": "cloud", "kind": "server", "dialect": "scripted", "answer": "yes", "ttft_s": 0.001},
+            ],
+            "policy": {"constraint": "server", "share": 0.5},
+            "ledger": {"path": str(tmp_path / "ledger.db")},
+        }
+    )
+    for word in ("a ", "internationalisation "):
+        async with connect(settings, seed=1) as disco:
+            racing = total = 0
+            for n in range(360):
+                async with disco.stream(word * (1 + (7 * n) % 40)) as answer:
+                    assert "".join([piece.text async for piece in answer]) == "yes"
+                assert answer.outcome
+                if n >= 260:
+                    total += answer.outcome.prompt_tokens
+                    racing += sum(a.prompt_tokens for a in answer.outcome.attempts if a.endpoint == "cloud")
+        assert racing / total == pytest.approx(0.5, abs=0.1)
