@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 import anyio
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -348,4 +349,37 @@ def test_every_character_is_accounted_for(source, target, tbt, reading, start, b
         assert played.outcome.migrations[0].by == by
     assert played.failure is None
     assert played.text == whole
+    assert sum(piece.tokens for piece in played.pieces) == played.outcome.completion_tokens
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_two_hundred_sessions_lose_and_repeat_nothing(seed):
+    """At a random handoff, for cost or as a rescue, by IDs or as text, no character is lost or repeated."""
+    rng = np.random.default_rng(seed)
+    alphabet = [
+        "naïve",
+        "漢字",
+        "🙂",
+        "e\u0301té",
+        "👩\u200d👩\u200d👧",
+        "rock-n-roll",
+        "line\nbreak",
+        "”quoted“",
+        "x",
+    ]
+    source, target = (" ".join(rng.choice(alphabet, 80)) + "." for _ in range(2))
+    by = rng.choice(["tokens", "text"])
+    rescue = {"breaks_after": int(rng.integers(1, 40))} if seed % 2 else {}
+    reading = MigrationSettings(enabled=not rescue, consumption_tokens_per_s=float(rng.uniform(1.0, 20.0)))
+
+    async def session() -> Played:
+        cloud = server(answer=source, tbt_s=0.02, **rescue)
+        laptop = device(answer=target * 3, ttft_s=0.05, tbt_s=0.02, continues=(by,))
+        house = a_house([laptop, cloud], {"cloud": 0.0})
+        return await play(replace(house, migration=reading))
+
+    played = anyio.run(session, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+    (migration,) = played.outcome.migrations
+    assert (migration.reason, migration.by) == ("rescue" if rescue else "cost", by)
+    assert played.text == source[: migration.at_char] + (target * 3)[migration.at_char :]
     assert sum(piece.tokens for piece in played.pieces) == played.outcome.completion_tokens

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec.structs import replace
 from rich.table import Table
 
-from discostream.cli.screen import errors, output, print_answer, summary
+from discostream.cli.screen import errors, legend, output, print_answer, summary
 from discostream.config import (
     CostSettings,
     EndpointSettings,
@@ -133,6 +133,8 @@ async def show_demo(
             with errors.status("Starting the engines"):
                 await disco.ready()
             stage = Stage(disco, max_tokens, seed, quiet=as_json)
+            if not as_json:
+                output.print(legend())
             for scene in scenes:
                 await stage.play(scene)
     if as_json:
@@ -167,7 +169,7 @@ class Stage:
 
     async def _answer(self, prompt: str, disco: Disco) -> None:
         if not self.quiet:
-            output.print(f"\n[bold]{_shortened(prompt)}[/bold]")
+            output.print(f"\n{_shortened(prompt)}", style="bold")
         outcome, text = await self._stream(prompt, disco, show=not self.quiet)
         if not self.quiet:
             output.print(summary(outcome), style="dim")

@@ -13,13 +13,13 @@ from rich.text import Text
 from discostream.library import Answer, Disco
 from discostream.types import Kind, Migration, Outcome
 
-__all__ = ["errors", "output", "print_answer", "progress_bar", "summary"]
+__all__ = ["errors", "legend", "output", "print_answer", "progress_bar", "summary"]
 
 SEAM = " ‖ "
 COLOURS = {Kind.DEVICE: "green", Kind.SERVER: "blue"}
 
-output = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+output = Console(highlight=False, markup=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 async def print_answer(answer: Answer, disco: Disco) -> str:
@@ -32,6 +32,12 @@ async def print_answer(answer: Answer, disco: Disco) -> str:
         text, last = text + piece.text, piece.endpoint
     output.print()
     return text
+
+
+def legend() -> Text:
+    """What the colours and the mark mean."""
+    kinds = [(f"{kind.value} ", colour) for kind, colour in COLOURS.items()]
+    return Text.assemble("Written by ", *kinds, (SEAM.strip(), "bold magenta"), " handoff")
 
 
 def summary(outcome: Outcome) -> str:
