@@ -39,7 +39,7 @@ ENV_PREFIX = "DISCO_"
 
 Table = TypeVar("Table", bound=Struct)
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-NotNegative = Annotated[float, Meta(ge=0.0)]
+NotNegative = Annotated[float, Meta(ge=0.0, le=1e9)]
 Positive = Annotated[float, Meta(gt=0.0, le=1e6)]
 
 

@@ -145,7 +145,7 @@ class Disco:
         messages: Messages,
         *,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
@@ -165,11 +165,13 @@ class Disco:
             frequency_penalty: Against words by how often they occurred.
 
         Raises:
-            RequestRejected: There is no message, one is not a message, or `max_tokens` is not positive.
+            RequestRejected: There is no message, one is not a message or not Unicode, or `max_tokens` is
+                not positive.
             NotConnected: Outside of `async with`.
         """
         if max_tokens is not None and max_tokens < 1:
             raise RequestRejected(f"max_tokens = {max_tokens}: must be at least 1", param="max_tokens")
+        stops = tuple(text for text in ([stop] if isinstance(stop, str) else stop or ()) if text)
         sampling = Sampling(
             temperature=temperature,
             top_p=top_p,
@@ -183,9 +185,9 @@ class Disco:
                 arrived_at=anyio.current_time(),
                 request_id=uuid.uuid4().hex,
                 max_tokens=max_tokens,
-                stop=(stop,) if isinstance(stop, str) else tuple(stop),
+                stop=stops,
                 sampling=sampling,
-                pinned="a stop string may straddle the seam" if stop else None,
+                pinned="a stop string may straddle the seam" if stops else None,
             )
         )
 
@@ -193,8 +195,10 @@ class Disco:
         """Start answering a request; iterate over what comes back.
 
         Raises:
+            RequestRejected: A message holds half a character, as broken input does, and cannot be sent.
             NotConnected: Outside of `async with`.
         """
+        _refuse_broken_text(request.messages)
         tasks, ledger = self._connection.require_open()
         house = House(
             self.endpoints,
@@ -369,6 +373,14 @@ def _refuse_missing_kind(policy: PolicySettings, endpoints: Mapping[str, Endpoin
         raise ConfigError("endpoint: there is none; add an [[endpoint]] table")
     if needed and all(endpoint.kind is not needed for endpoint in endpoints.values()):
         raise ConfigError(f"policy.name = {policy.name!r}: needs an endpoint of kind {needed.value!r}")
+
+
+def _refuse_broken_text(messages: Sequence[Message]) -> None:
+    try:
+        for message in messages:
+            message.content.encode()
+    except UnicodeEncodeError:
+        raise RequestRejected("messages: hold text that is not valid Unicode", param="messages") from None
 
 
 def _as_messages(messages: Messages) -> tuple[Message, ...]:

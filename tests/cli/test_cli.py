@@ -179,3 +179,55 @@ def test_sigterm_stops_the_gateway_cleanly(tmp_path):
     with disco_serve(write_scripted_pair(tmp_path)) as serving:
         serving.process.terminate()
         assert serving.process.wait(timeout=10) == 0
+
+
+def test_a_piped_answer_is_untouched_and_a_narrow_encoding_survived(tmp_path):
+    """A pipe gets the answer byte for byte; a character it cannot take is replaced."""
+    write_scripted_pair(tmp_path, "a\\tb 漢")
+    assert disco("chat", "hi", folder=tmp_path, PYTHONIOENCODING="utf-8").stdout == "a\tb 漢\n"
+    assert disco("chat", "hi", folder=tmp_path, PYTHONIOENCODING="cp1252").stdout == "a\tb ?\n"
+
+
+def test_the_doctor_reports_settings_that_cannot_work(tmp_path):
+    """A missing key is a finding among the others, not the end of the examination."""
+    (tmp_path / "disco.toml").write_text(
+        '[[endpoint]]\nname = "cloud"\nkind = "server"\ndialect = "openai"\n'
+        'base_url = "http://127.0.0.1:9/v1"\napi_key_env = "NOT_SET_ANYWHERE"\n'
+        f'[ledger]\npath = "{(tmp_path / "ledger.db").as_posix()}"\n',
+        encoding="utf-8",
+    )
+    done = disco("doctor", "--json", folder=tmp_path, DISCO_GATEWAY__PORT="0")
+    assert done.returncode == 1
+    checks = {check["check"]: check["good"] for check in json.loads(done.stdout)["checks"]}
+    assert checks["endpoint cloud"] is False
+    assert checks["ledger"] is True
+
+
+def test_the_doctor_knows_its_own_gateway(tmp_path):
+    """A port that discostream itself serves on is no fault."""
+    config = write_scripted_pair(tmp_path)
+    with disco_serve(config) as serving:
+        port = serving.base_url.removesuffix("/v1").rpartition(":")[2]
+        done = disco("doctor", "--config", str(config), DISCO_GATEWAY__PORT=port)
+    assert f"discostream is serving on 127.0.0.1:{port}" in done.stdout
+
+
+@pytest.mark.parametrize("model", ["~nobody-of-this-name/x.gguf", "a" * 300, "gone.gguf"])
+def test_what_is_no_model_is_refused(model):
+    """Neither an odd path nor an endless name ends in a traceback."""
+    done = disco("models", model)
+    assert done.returncode == 2
+    assert complaint(done)
+
+
+def test_broken_text_is_refused(tmp_path):
+    """Half a character, as a broken terminal sends it, is a mistake of the input, not of an endpoint."""
+    write_scripted_pair(tmp_path)
+    done = disco("chat", "caf\udce9", folder=tmp_path)
+    assert done.returncode == 2
+    assert "not valid Unicode" in complaint(done)
+
+
+def test_version():
+    """`disco --version` tells it."""
+    assert disco("--version").stdout.startswith("disco 0.")

@@ -198,22 +198,22 @@ async def test_a_prompt_beyond_the_context_is_refused(engine_endpoint: LlamaCppE
 
 
 async def test_a_wrong_key_is_refused(
-    engine_endpoint: LlamaCppEndpoint, monkeypatch: pytest.MonkeyPatch
+    engine_endpoint: LlamaCppEndpoint, llamacpp: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """llama.cpp's 401 becomes a refusal with that status."""
     monkeypatch.setenv(KEY_VARIABLE, "wrong")
+    endpoint = llamacpp(base_url=engine_endpoint.options.base_url, api_key_env=KEY_VARIABLE)
     with pytest.raises(EndpointError, match="Invalid API Key") as raised:
-        await collect(engine_endpoint, ask())
+        await collect(endpoint, ask())
     assert (raised.value.phase, raised.value.status) == (Phase.REFUSED, 401)
+    await endpoint.aclose()
 
 
-async def test_a_missing_key_is_named(
-    engine_endpoint: LlamaCppEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_key_is_named(llamacpp: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment variable that is not set is named before anything is sent."""
-    monkeypatch.delenv(KEY_VARIABLE)
-    with pytest.raises(EndpointError, match=KEY_VARIABLE):
-        await collect(engine_endpoint, ask())
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=KEY_VARIABLE):
+        llamacpp(base_url="http://127.0.0.1:1", api_key_env=KEY_VARIABLE)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

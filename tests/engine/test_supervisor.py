@@ -198,3 +198,24 @@ async def test_the_key_shows_nowhere(engine: Engine) -> None:
     child = psutil.Process(engine.pid)
     places = [repr(address), repr(engine), *child.cmdline(), *child.environ().values()]
     assert not any(address.api_key in place for place in places)
+
+
+async def test_an_engine_that_cannot_be_spawned_for_a_moment_comes_back(
+    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is out of processes for a moment does not end the engine for good."""
+    spawned = subprocess.Popen
+    refusals = iter([BlockingIOError(11, "Resource temporarily unavailable")])
+
+    def spawn(*arguments: object, **options: object) -> object:
+        for refusal in refusals:
+            raise refusal
+        return spawned(*arguments, **options)
+
+    monkeypatch.setattr("discostream.engine.supervisor.subprocess.Popen", spawn)
+    engine = Engine(EngineSettings(model=smollm2_path, context_tokens=256, threads=1))
+    engine.start()
+    try:
+        assert (await engine.address()).base_url.startswith("http://127.0.0.1:")
+    finally:
+        engine.stop()

@@ -20,6 +20,7 @@ from discostream.config import Settings, settings_from
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import AllEndpointsFailed, ConfigError, EndpointError, NotConnected, Phase
 from discostream.gateway import app as gateway_app
+from discostream.gateway import chat
 from discostream.gateway.app import serve
 from discostream.gateway.errors import describe
 from discostream.gateway.models import endpoint_named
@@ -445,3 +446,31 @@ async def test_a_gateway_that_is_not_connected_says_503(tmp_path: Path) -> None:
     reply = describe(NotConnected("not connected"))
     assert reply.status == 503
     assert json.loads(reply.body)["error"]["code"] == "interrupted"
+
+
+async def test_a_slow_race_keeps_the_connection_open(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream whose first token takes long begins without it, with comments that keep it alive."""
+    monkeypatch.setattr(chat, "KEEP_ALIVE_S", 0.05)
+    async with serving(ttft_s=0.3) as gateway, gateway.ask() as response:
+        assert response.status == 200
+        lines = (await response.read()).splitlines()
+    assert lines[0].startswith(b"data: {")
+    assert b": keep-alive" in lines
+    assert lines[-2] == b"data: [DONE]"
+
+
+async def test_a_body_in_a_false_encoding_is_the_clients_mistake(serving: Serving) -> None:
+    """A body that says gzip and is none gets a 400, not a defect of ours."""
+    async with (
+        serving() as gateway,
+        gateway.call(
+            "POST",
+            "/v1/chat/completions",
+            data=b"{}",
+            headers={"Content-Encoding": "gzip"},
+        ) as response,
+    ):
+        assert response.status == 400
+        assert "could not be read" in (await error_in(response))["message"]

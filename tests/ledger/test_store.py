@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -324,3 +325,19 @@ def test_what_was_acknowledged_survives_kill_9(path):
     assert len(complete) >= 200
     assert complete <= written(path)
     assert rows(path, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+def test_many_may_open_a_new_ledger_at_once(tmp_path):
+    """Whoever comes first makes the file; the others find it made, and nobody is turned away."""
+    with ThreadPoolExecutor(8) as pool:
+        for round_ in range(5):
+            path = tmp_path / f"{round_}.db"
+            for ledger in pool.map(lambda _, path=path: Ledger(path), range(8)):
+                ledger.close()
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/ledger.db", "led\0ger.db"])
+def test_what_is_no_path_is_refused(path):
+    """A path that means nothing on this machine is a mistake in the settings."""
+    with pytest.raises(ConfigError, match=r"ledger\.path"):
+        Ledger(path)

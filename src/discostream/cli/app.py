@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import signal
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 app = typer.Typer(
     name="disco",
@@ -44,6 +45,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and
 def main() -> None:
     """Run the command line: a user's mistake ends in one line and status 2, a failure in status 1."""
     logging.basicConfig(format="disco: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that what is open gets closed
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (ConfigError, RequestRejected) as error:
@@ -191,7 +196,7 @@ async def _chat(
         if as_json:
             text = "".join([piece.text async for piece in answer])
             assert answer.outcome
-            typer.echo(json.dumps({"text": text, "disco": answer.outcome.as_disco()}, ensure_ascii=False))
+            typer.echo(json.dumps({"text": text, "disco": answer.outcome.as_disco()}))
             return
         await print_answer(answer, disco)
         assert answer.outcome
@@ -245,6 +250,8 @@ def doctor(config: Config = None, as_json: AsJson = False) -> None:
 
 
 def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise ConfigError("standard input: is closed")
     try:
         return sys.stdin.read()
     except UnicodeDecodeError:
@@ -281,6 +288,8 @@ def _fetch_models(settings: Settings) -> None:
 
 
 def _run(work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    from importlib.util import find_spec
+
     import anyio
 
-    return anyio.run(work, *arguments, backend_options={"use_uvloop": sys.platform != "win32"})
+    return anyio.run(work, *arguments, backend_options={"use_uvloop": find_spec("uvloop") is not None})

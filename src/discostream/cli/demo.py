@@ -138,7 +138,7 @@ async def show_demo(
             for scene in scenes:
                 await stage.play(scene)
     if as_json:
-        sys.stdout.write(json.dumps(stage.as_json(), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(stage.as_json()) + "\n")
     else:
         output.print(stage.as_table())
         output.print(f"Seed {seed}. Server delays: {_delays(settings)}.", style="dim")

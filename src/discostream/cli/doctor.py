@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from importlib.metadata import PackageNotFoundError, version
 
 import anyio
 
 from discostream.config import GatewaySettings, Settings
 from discostream.endpoints.base import Endpoint
+from discostream.endpoints.registry import build_endpoint
 from discostream.engine.catalogue import CATALOGUE, find_model, is_intact
 from discostream.errors import ConfigError, DiscoError
 from discostream.gateway.access import client_key
-from discostream.gateway.app import listen
+from discostream.gateway.app import HEALTHY, listen
 from discostream.ledger.store import Ledger, default_ledger_path
-from discostream.library import connect
+from discostream.session.planner import load_policy
 from discostream.types import Finish, Message, Prefix, Request
 
 __all__ = ["Finding", "examine"]
@@ -34,20 +36,18 @@ class Finding:
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at everything an answer needs. Every endpoint is asked for one token, at its own price.
-
-    Raises:
-        ConfigError: The settings themselves are wrong.
-    """
-    endpoints = connect(settings).endpoints.values()
-    return [
-        _engine(),
-        *[_model(name) for name in sorted({name for endpoint in endpoints for name in endpoint.models})],
-        *[await _answer(endpoint) for endpoint in endpoints],
-        _client_key(settings.gateway),
-        _port(settings.gateway),
-        _ledger(settings.ledger.path),
-    ]
+    """Look at everything an answer needs. Every endpoint is asked for one token, at its own price."""
+    endpoints: list[Endpoint] = []
+    findings = [_engine()]
+    for described in settings.endpoint:
+        try:
+            endpoints.append(build_endpoint(described))
+        except ConfigError as error:
+            findings.append(Finding(f"endpoint {described.name}", False, str(error), "correct its settings"))
+    findings += [_model(name) for name in sorted({name for e in endpoints for name in e.models})]
+    findings += [await _answer(endpoint) for endpoint in endpoints]
+    findings += [_policy(settings.policy.name), _client_key(settings.gateway), _port(settings.gateway)]
+    return [*findings, _ledger(settings.ledger.path)]
 
 
 def _engine() -> Finding:
@@ -81,6 +81,8 @@ async def _answer(endpoint: Endpoint) -> Finding:
         )
     except DiscoError as error:
         return Finding(check, False, str(error), "correct its [[endpoint]] settings, or start what it names")
+    except Exception as error:
+        return Finding(check, False, repr(error), "report this: its adapter should have told what is wrong")
     return Finding(check, True, f"answered in {took_s:.2f} s")
 
 
@@ -100,6 +102,14 @@ async def _one_token(endpoint: Endpoint) -> float:
             await endpoint.aclose()
 
 
+def _policy(name: str) -> Finding:
+    try:
+        load_policy(name)
+    except ConfigError as error:
+        return Finding("policy", False, str(error), "correct policy.name")
+    return Finding("policy", True, name)
+
+
 def _client_key(gateway: GatewaySettings) -> Finding:
     try:
         asked_for = bool(client_key(gateway))
@@ -115,7 +125,20 @@ def _port(gateway: GatewaySettings) -> Finding:
         with listen(gateway):
             return Finding("port", True, f"{gateway.host}:{gateway.port} is free")
     except ConfigError as error:
+        if _serves(gateway):
+            return Finding("port", True, f"discostream is serving on {gateway.host}:{gateway.port}")
         return Finding("port", False, str(error), "stop what listens there, or set gateway.port")
+
+
+def _serves(gateway: GatewaySettings) -> bool:
+    connection = HTTPConnection(gateway.host, gateway.port, timeout=1.0)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().read() == HEALTHY
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _ledger(path: str) -> Finding:

@@ -16,6 +16,7 @@ from discostream.types import Kind, Migration, Outcome
 __all__ = ["errors", "legend", "output", "print_answer", "progress_bar", "summary"]
 
 SEAM = " ‖ "
+CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 COLOURS = {Kind.DEVICE: "green", Kind.SERVER: "blue"}
 
 output = Console(highlight=False, markup=False, soft_wrap=True)
@@ -26,12 +27,20 @@ async def print_answer(answer: Answer, disco: Disco) -> str:
     """Print an answer as it streams, coloured by endpoint, the seam marked; returns its text."""
     text, last = "", None
     async for piece in answer:
-        if last is not None and piece.endpoint != last:
+        if last is not None and piece.endpoint != last and output.is_terminal:
             output.print(Text(SEAM.rstrip() if piece.text[:1].isspace() else SEAM, "bold magenta"), end="")
-        output.print(Text(piece.text, COLOURS[disco.endpoints[piece.endpoint].kind]), end="")
+        _print_piece(piece.text, COLOURS[disco.endpoints[piece.endpoint].kind])
         text, last = text + piece.text, piece.endpoint
     output.print()
     return text
+
+
+def _print_piece(text: str, colour: str) -> None:
+    """To a terminal in colour and without control characters; to a file or a pipe as it is."""
+    if output.is_terminal:
+        output.print(Text(text.translate(CONTROLS), colour), end="")
+    else:
+        output.file.write(text)
 
 
 def legend() -> Text:

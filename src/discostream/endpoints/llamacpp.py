@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from msgspec import Meta, Struct
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.endpoints.base import Endpoint
+from discostream.endpoints.keys import api_key, redact
 from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
 from discostream.engine.shape import model_shape
 from discostream.engine.supervisor import Engine, EngineAddress, EngineSettings
@@ -42,7 +42,8 @@ __all__ = ["LlamaCppEndpoint", "LlamaCppOptions"]
 
 SHORT_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=10.0)
 """For what is computed beside the slots, in milliseconds."""
-STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+MAX_ERROR_BYTES = 16_384
+MAX_MESSAGE_CHARS = 300
 FINAL_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "timings"]
 """All we read of a stream's last event, which would otherwise repeat the whole prompt."""
 
@@ -59,6 +60,7 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         threads: Computing threads; 0 lets llama.cpp take every physical core.
         context_tokens: The longest prompt and answer together, per slot.
         slots: Requests served at a time.
+        read_timeout_s: The longest silence of a stream.
         batch_tokens: Prompt tokens computed between two looks at whether the request was cancelled; the
             default by benchmarks/cancel_prefill.py.
     """
@@ -68,6 +70,7 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     threads: Annotated[int, Meta(ge=0)] = 0
     context_tokens: Positive = 4096
     slots: Positive = 2
+    read_timeout_s: Annotated[float, Meta(gt=0.0)] = 120.0
     batch_tokens: Positive = 128
 
 
@@ -89,6 +92,8 @@ class LlamaCppEndpoint(Endpoint):
         if not options.base_url:
             require_model(settings.model)
             self.models = (settings.model,) if settings.model in CATALOGUE else ()
+        self._base_url = options.base_url.rstrip("/").removesuffix("/v1")
+        self._key = api_key(settings.name, options.api_key_env)
         self.options = options
         self.continues = frozenset({Carrier.TOKENS, Carrier.TEXT})
         self.engine: Engine | None = None
@@ -100,7 +105,7 @@ class LlamaCppEndpoint(Endpoint):
         """Stream the answer, with the IDs of all its tokens wherever llama.cpp lets them be known."""
         if not self._prepared:
             await self.prepare()
-        attempt = _Attempt(self.name)
+        attempt = _Attempt(self.name, self._key)
         with attempt.blamed():
             server = await self._server()
             prompt = await server.prompt_ids(request, prefix)
@@ -112,7 +117,7 @@ class LlamaCppEndpoint(Endpoint):
     async def prepare(self) -> None:
         """Fetch the model if need be, start the engine, and learn vocabulary and energy."""
         async with self._preparing:
-            with _Attempt(self.name).blamed():
+            with _Attempt(self.name, self._key).blamed():
                 if not self.options.base_url:
                     await self._start_engine()
                 server = await self._server()
@@ -156,15 +161,8 @@ class LlamaCppEndpoint(Endpoint):
         if self.engine is not None:
             address = await self.engine.address()
         else:
-            address = EngineAddress(self.options.base_url.rstrip("/"), self._api_key())
-        return _Server(self.name, address, self._session)
-
-    def _api_key(self) -> str:
-        variable = self.options.api_key_env
-        if variable and not os.environ.get(variable):
-            message = f"its key is missing: the environment variable {variable} (`api_key_env`) is not set"
-            raise EndpointError(self.name, Phase.CONNECT, message)
-        return os.environ[variable] if variable else ""
+            address = EngineAddress(self._base_url, self._key)
+        return _Server(self.name, address, self._session, self.options.read_timeout_s)
 
     async def _learn(self, server: _Server) -> None:
         meta = None
@@ -285,6 +283,7 @@ class _Server:
     endpoint: str
     address: EngineAddress
     session: aiohttp.ClientSession
+    read_timeout_s: float
 
     async def prompt_ids(self, request: Request, prefix: Prefix) -> tuple[int, ...]:
         """The conversation in the model's chat template, and the answer so far."""
@@ -328,7 +327,8 @@ class _Server:
 
     async def frames(self, body: dict[str, Any]) -> AsyncGenerator[_Frame, None]:
         """The events of `/completion`, the last of them with `stop` unless the stream broke."""
-        async with self._open("/completion", body, STREAM_TIMEOUT) as response:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self.read_timeout_s)
+        async with self._open("/completion", body, timeout) as response:
             decoder = SseDecoder()
             async for data in response.content.iter_any():
                 for event in decoder.feed(data):
@@ -353,7 +353,8 @@ class _Server:
             timeout=timeout,
         ) as response:
             if response.status >= HTTPStatus.BAD_REQUEST:
-                raise _error_in(await response.read()).blame(self.endpoint, Phase.REFUSED, response.status)
+                said = await response.content.read(MAX_ERROR_BYTES)
+                raise _error_in(said).blame(self.endpoint, Phase.REFUSED, response.status)
             yield response
 
 
@@ -362,6 +363,7 @@ class _Attempt:
     """One stream while it lasts: how far it has come, and so what an error means."""
 
     endpoint: str
+    key: str
     phase: Phase = Phase.CONNECT
     predicted: int = 0
     held: tuple[int, ...] = ()
@@ -371,11 +373,18 @@ class _Attempt:
         """Turn every foreign error into an `EndpointError` with the phase it belongs to."""
         try:
             yield
+        except EndpointError as error:
+            message = redact(error.message, self.key)[:MAX_MESSAGE_CHARS]
+            raise EndpointError(
+                self.endpoint, error.phase, message, status=error.status, code=error.code
+            ) from error
         except EngineError as error:
             raise EndpointError(self.endpoint, Phase.CONNECT, str(error)) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise EndpointError(self.endpoint, Phase.CONNECT, f"cannot connect: {error}") from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except TimeoutError as error:
+            raise EndpointError(self.endpoint, self.phase, "silent for too long") from error
+        except (aiohttp.ClientError, OSError) as error:
             message = f"the connection broke: {error or type(error).__name__}"
             raise EndpointError(self.endpoint, self.phase, message) from error
         except (msgspec.DecodeError, SseError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from yarl import URL
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.dialects import CONTINUATIONS, ContinuationName
+from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
 from discostream.types import Carrier, Event, Prefix, Request
 from discostream.wire.openai_answer import AnswerReader
@@ -32,7 +32,8 @@ REUSE_S = 0.05
 """How long it then waits for the response's end, without which the connection cannot be used again."""
 MAX_ERROR_BYTES = 16_384
 ERROR_BODY_S = 5.0
-KEEP_CONNECTION_S = 60.0
+KEEP_CONNECTION_S = 4.0
+"""Shorter than any server's own patience (uvicorn's is 5 s), or a request meets the closing."""
 CANNOT_CONTINUE = (400, 422)
 
 _Seconds = Annotated[float, Meta(gt=0.0)]
@@ -72,7 +73,7 @@ class OpenAIEndpoint(Endpoint):
         super().__init__(settings, options)
         self._options = options
         self._url = _chat_url(settings.name, options.base_url)
-        self._key = _api_key(settings.name, options.api_key_env)
+        self._key = api_key(settings.name, options.api_key_env)
         self._continuation = CONTINUATIONS[options.continuation]
         self._session: aiohttp.ClientSession | None = None
         if self._continuation.possible:
@@ -173,9 +174,7 @@ class OpenAIEndpoint(Endpoint):
     def _failure(
         self, phase: Phase, message: str, status: int | None = None, code: str | None = None
     ) -> EndpointError:
-        # Some servers quote the key they refuse.
-        shown = message.replace(self._key, "***") if self._key else message
-        return EndpointError(self.name, phase, shown, status=status, code=code)
+        return EndpointError(self.name, phase, redact(message, self._key), status=status, code=code)
 
 
 async def _read_tail(response: aiohttp.ClientResponse, answer: AnswerReader) -> None:
@@ -210,17 +209,3 @@ def _chat_url(endpoint: str, base_url: str) -> URL:
     if url.path.rstrip("/").endswith("/chat/completions"):
         raise ConfigError(f"{where}: leave out /chat/completions; it is added to every request")
     return url / "chat/completions"
-
-
-def _api_key(endpoint: str, variable: str) -> str:
-    if not variable:
-        return ""
-    key = os.environ.get(variable, "").strip()
-    where = f"endpoint {endpoint!r}: api_key_env = {variable!r}"
-    if not key:
-        raise ConfigError(
-            f"{where}: the environment variable is not set; export {variable}=…, or leave api_key_env out"
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"{where}: the key in it holds characters that no header can carry")
-    return key

@@ -75,8 +75,11 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path | None:
     if model is not None:
         path = models_folder() / model.file_name
         return path if is_there(path, model) else None
-    path = Path(name_or_path).expanduser()
-    return path.resolve() if path.is_file() else None
+    try:
+        path = Path(name_or_path).expanduser()
+        return path.resolve() if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no such user, too long, or no path at all
+        return None
 
 
 def resolve_model(

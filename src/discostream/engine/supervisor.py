@@ -98,7 +98,7 @@ class Engine:
                 return
             self._stopping.clear()
             self._failure = None
-            self._thread = threading.Thread(target=self._supervise, name="disco-engine", daemon=True)
+            self._thread = threading.Thread(target=self._keep_running, name="disco-engine", daemon=True)
             self._thread.start()
             atexit.register(self.stop)
 
@@ -127,17 +127,18 @@ class Engine:
             await anyio.sleep(POLL_S)
         return address
 
-    def _supervise(self) -> None:
+    def _try_child(self) -> tuple[float | None, str]:
+        """As `_run_child`; a machine that is out of processes, memory or disk may have some again later."""
         try:
-            self._keep_running()
+            return self._run_child()
         except OSError as error:
-            self._failure = f"the embedded engine cannot be started: {error}"
+            return None, str(error)
 
     def _keep_running(self) -> None:
         crashes = failed_starts = 0
         was_ready = False
         while True:
-            served_s, last_words = self._run_child()
+            served_s, last_words = self._try_child()
             if self._stopping.is_set():
                 return
             was_ready = was_ready or served_s is not None

@@ -48,7 +48,7 @@ def admit_only(settings: GatewaySettings) -> Middleware:
     A page on the internet can make a browser talk to 127.0.0.1: by a name that resolves there, which
     shows in `Host`, or by a plain cross-site request, which shows in `Origin`.
     """
-    key = client_key(settings).encode()
+    key = client_key(settings).encode(errors="surrogateescape")
     local = LOCAL_NAMES | {settings.host} if _is_loopback(settings.host) else None
 
     @web.middleware
@@ -68,7 +68,7 @@ def admit_only(settings: GatewaySettings) -> Middleware:
 
 def _refuse_foreign_names(http: web.Request, local: frozenset[str]) -> None:
     for header, url in (
-        ("Host", f"//{http.headers.get('Host', '')}"),
+        ("Host", f"//{http.headers['Host']}" if "Host" in http.headers else None),
         ("Origin", http.headers.get("Origin")),
     ):
         if url is not None and _host_in(url) not in local:

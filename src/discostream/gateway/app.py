@@ -19,12 +19,13 @@ from discostream.gateway.models import endpoint_named, model_names
 from discostream.library import Disco, connect
 from discostream.wire.openai_schema import encode_model, encode_models
 
-__all__ = ["build_app", "listen", "serve"]
+__all__ = ["HEALTHY", "build_app", "listen", "serve"]
 
 MAX_BODY_BYTES = 8 << 20
 STOPPING_S = 3.0
 """How long a stopping gateway waits for slow clients to take the end of their answers."""
 
+HEALTHY = b'{"status":"ok"}'
 CREATED = web.AppKey("created", int)
 
 
@@ -94,7 +95,7 @@ async def _model(http: web.Request) -> web.Response:
 
 
 async def _health(http: web.Request) -> web.Response:
-    return _json(b'{"status":"ok"}')
+    return _json(HEALTHY)
 
 
 def _json(body: bytes) -> web.Response:

@@ -59,7 +59,9 @@ async def _collect(call: ChatCall, answer: Answer) -> web.Response:
 
 
 async def _stream(http: web.Request, call: ChatCall, answer: Answer) -> web.StreamResponse:
-    first = await anext(answer, None)
+    first = None
+    with anyio.move_on_after(KEEP_ALIVE_S):
+        first = await anext(answer, None)
     # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)

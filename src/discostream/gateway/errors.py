@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestPayloadError
 
 from discostream.errors import AllEndpointsFailed, AnswerInterrupted, NotConnected, Phase, RequestRejected
 from discostream.wire.openai_schema import encode_error
@@ -49,6 +50,9 @@ def describe(error: Exception) -> ErrorReply:
             return _describe_failure(error)
         case AnswerInterrupted() | NotConnected():
             return ErrorReply(503, encode_error(str(error), "server_error", code="interrupted"))
+        case RequestPayloadError():
+            body = encode_error("The body could not be read; see its encoding", "invalid_request_error")
+            return ErrorReply(400, body)
         case web.HTTPException():
             headers = {name: value for name, value in error.headers.items() if name == "Allow"}
             body = encode_error(_sentence(error), "invalid_request_error")

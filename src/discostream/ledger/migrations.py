@@ -103,7 +103,6 @@ def migrate(connection: sqlite3.Connection) -> None:
     Raises:
         ForeignDatabase: See `check`; the file is left as it was.
     """
-    check(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         _apply(connection, MIGRATIONS[check(connection) :])

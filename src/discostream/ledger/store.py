@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -23,6 +24,9 @@ from discostream.ledger.migrations import ForeignDatabase, migrate
 from discostream.types import Outcome
 
 __all__ = ["Ledger", "default_ledger_path"]
+
+LOCKED_S = 15.0
+"""How long to wait for another program that has locked the file."""
 
 
 def default_ledger_path() -> Path:
@@ -44,7 +48,7 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = _expanded(path)
         self._inbox: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._open = True
         self._gate = Lock()
@@ -113,12 +117,12 @@ def _write(path: Path, opened: Future[None], inbox: queue.SimpleQueue[_Entry | N
 def _open(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, isolation_level=None)
-    except (OSError, sqlite3.Error) as error:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=LOCKED_S)
+    except (OSError, ValueError, sqlite3.Error) as error:
         raise _unusable(path, error) from None
     try:
         migrate(connection)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
     except (ForeignDatabase, sqlite3.Error) as error:
@@ -127,9 +131,31 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch the file's journal, waiting for others who are opening it; SQLite itself does not wait here."""
+    give_up_at = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.02)
+
+
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise _unusable(Path(path), error) from None
+
+
 def _unusable(path: Path, error: Exception) -> ConfigError:
     what = (error.strerror if isinstance(error, OSError) else None) or str(error)
     fix = "" if isinstance(error, ForeignDatabase) else "; make it a writable ledger or name another file"
+    if "locked" in what:
+        what, fix = "another program has locked it", "; end that program, or name another file"
     return ConfigError(f"ledger.path = {str(path)!r}: {what}{fix}")
 
 

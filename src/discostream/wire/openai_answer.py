@@ -77,7 +77,7 @@ class AnswerReader:
         if chunk.usage is not None:
             if self._usage is None and self.phase is Phase.PREFILL and chunk.usage.prompt_tokens:
                 yield Prompt(chunk.usage.prompt_tokens)
-            self._usage = chunk.usage
+            self._usage = chunk.usage.filled_from(self._usage)
         text = self._without_repeats(chunk.content)
         if text and self.finish_reason is None:
             self.phase = Phase.DECODE

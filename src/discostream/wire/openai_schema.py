@@ -164,7 +164,7 @@ def _decode(body: bytes) -> _Body:
 def _refuse_unsupported(fields: _Body) -> None:
     for name, harmless in _HARMLESS.items():
         value = getattr(fields, name)
-        if value is not None and value not in harmless:
+        if value is not None and not any(value == none and type(value) is type(none) for none in harmless):
             raise _unsupported(f"`{name}`", name)
 
 

@@ -6,7 +6,7 @@ raises, and always `ChunkError`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import msgspec
@@ -61,6 +61,13 @@ class Usage:
     completion_tokens: int | None
     cached_tokens: int | None
 
+    def filled_from(self, earlier: Usage | None) -> Usage:
+        """These counts, with those of an earlier chunk where they are missing."""
+        if earlier is None:
+            return self
+        pairs = zip(astuple(self), astuple(earlier), strict=True)
+        return Usage(*(old if new is None else new for new, old in pairs))
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamChunk:
@@ -87,8 +94,9 @@ def decode_chunk(payload: bytes) -> UpstreamChunk:
         raise _error_in(tree)
     choices = tree.get("choices")
     choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
+    delta = _dict(choice.get("delta"))
     return UpstreamChunk(
-        _text(_dict(choice.get("delta")).get("content")),
+        _text(delta.get("content")) or _text(delta.get("refusal")),
         _finish_reason(choice.get("finish_reason")),
         _usage(tree.get("usage")),
     )

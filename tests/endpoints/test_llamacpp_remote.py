@@ -1,0 +1,110 @@
+"""llama.cpp servers that run elsewhere, and do not always behave: a stand-in on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from discostream.config import EndpointSettings, convert_options
+from discostream.endpoints.llamacpp import LlamaCppEndpoint
+from discostream.errors import EndpointError, Phase
+from discostream.types import Event, Kind, Message, Piece, Prefix, Request
+
+pytestmark = pytest.mark.anyio
+
+VARIABLE, KEY = "REMOTE_LLAMA_KEY", "sk-REMOTE-0123456789abcdef"
+Handler = Callable[[web.Request], object]
+
+
+@asynccontextmanager
+async def server(completion: Handler) -> AsyncIterator[str]:
+    """A llama.cpp server whose completions are this handler's; its base URL."""
+
+    async def template(http: web.Request) -> web.Response:
+        return web.json_response({"prompt": "hi"})
+
+    async def tokens(http: web.Request) -> web.Response:
+        return web.json_response({"tokens": [1, 2]})
+
+    app = web.Application()
+    app.router.add_post("/apply-template", template)
+    app.router.add_post("/tokenize", tokens)
+    app.router.add_post("/completion", completion)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def collect(base_url: str, **options: object) -> tuple[list[Event], EndpointError | None]:
+    options = {"base_url": base_url, **options}
+    settings = EndpointSettings(name="remote", kind=Kind.SERVER, dialect="llamacpp", options=options)
+    endpoint = LlamaCppEndpoint(settings, convert_options(settings, LlamaCppEndpoint.Options))
+    request = Request(messages=(Message("user", "hi"),), arrived_at=0.0, request_id="r")
+    events: list[Event] = []
+    try:
+        async for event in endpoint.generate(request, Prefix()):
+            events.append(event)  # noqa: PERF401 - what came before an error is wanted too
+    except EndpointError as error:
+        return events, error
+    finally:
+        await endpoint.aclose()
+    return events, None
+
+
+async def hang(http: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(http)
+    await response.write(b'data: {"content":"hi","tokens":[7],"tokens_predicted":1}\n\n')
+    await asyncio.sleep(30)
+    return response
+
+
+async def quote_the_key(http: web.Request) -> web.Response:
+    told = {"error": {"message": "x" * 280 + http.headers["Authorization"], "type": "authentication_error"}}
+    return web.json_response(told, status=401)
+
+
+async def flood(http: web.Request) -> web.Response:
+    return web.Response(body=b"x" * 50_000_000, status=500)
+
+
+async def test_silence_is_a_break() -> None:
+    """A stream that falls silent ends in an error once its patience is over, and can then be rescued."""
+    async with server(hang) as base_url:
+        events, error = await collect(base_url, read_timeout_s=0.2)
+    assert [event.text for event in events if isinstance(event, Piece)] == ["hi"]
+    assert error
+    assert (error.phase, error.message) == (Phase.DECODE, "silent for too long")
+
+
+async def test_a_quoted_key_is_never_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that repeats the key in its refusal does not get it into our errors, not even a part."""
+    monkeypatch.setenv(VARIABLE, KEY)
+    async with server(quote_the_key) as base_url:
+        _, error = await collect(base_url, api_key_env=VARIABLE)
+    assert error
+    assert error.status == 401
+    assert KEY[:8] not in str(error)
+
+
+async def test_a_flood_of_error_is_cut() -> None:
+    """An error body of any size becomes a short message."""
+    async with server(flood) as base_url:
+        _, error = await collect(base_url)
+    assert error
+    assert len(error.message) <= 300
+
+
+async def test_a_base_url_may_end_in_v1() -> None:
+    """The address that other tools take, with /v1, is understood."""
+    async with server(hang) as base_url:
+        events, _ = await collect(f"{base_url}/v1/", read_timeout_s=0.2)
+    assert events
