@@ -19,6 +19,8 @@ DEVICE_S_PER_TOKEN, DEVICE_STARTUP_S, DEVICE_SPREAD_S = 1 / 100, 0.05, 0.1
 """SmolLM2-135M Q4_1 on one core of a server CPU, until the device has been seen."""
 
 DECODE_TOKENS_PER_S = 50.0
+"""Until an endpoint has been timed; SmolLM2 on one core decodes 57, GPT-4o's median is 63."""
+
 CHARS_PER_TOKEN = 4.0
 """English text in the vocabularies of current models, until endpoints have counted some prompts."""
 
