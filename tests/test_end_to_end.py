@@ -156,12 +156,15 @@ def test_the_official_client_through_the_embedded_gateway(tmp_path):
         disco_serve(config) as serving,
         openai.OpenAI(base_url=serving.base_url, api_key="any", max_retries=0) as client,
     ):
-        whole = client.chat.completions.create(model="disco", messages=messages, max_tokens=20)
+        whole = client.chat.completions.create(
+            model="disco", messages=messages, max_tokens=20, temperature=0.0
+        )
         chunks = list(
             client.chat.completions.create(
                 model="disco",
                 messages=messages,
                 max_tokens=20,
+                temperature=0.0,
                 stream=True,
                 stream_options={"include_usage": True},
             )
