@@ -77,6 +77,7 @@ WRONG_SETTINGS = [
         'continuation = "nonne"\n',
         "continuation",
     ),
+    ("[cost]\nusd_per_joule = inf\n", "cost.usd_per_joule = inf"),
     ("not toml at all", "not valid TOML"),
 ]
 
@@ -231,3 +232,16 @@ def test_broken_text_is_refused(tmp_path):
 def test_version():
     """`disco --version` tells it."""
     assert disco("--version").stdout.startswith("disco 0.")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_demo_gives_three_answers_whatever_it_is_asked(number, tmp_path):
+    """However few prompts of one's own, the demonstration has at least three answers, and all compared."""
+    config = write_scripted_pair(tmp_path)
+    prompts = [word for n in range(number) for word in ("--prompt", f"Question {n}?")]
+    done = disco("demo", "--json", "--config", str(config), *prompts)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert len(told["answers"]) >= 3
+    assert {answer["prompt"] for answer in told["answers"]} == {f"Question {n}?" for n in range(number)}
+    assert all(figures["mean_ttft_s"] > 0 for figures in told["comparison"].values())

@@ -181,6 +181,7 @@ def test_what_no_endpoint_carries_is_refused_by_name(field: str, value: Any) -> 
             "messages[0].content[0].text",
             "missing",
         ),
+        ({"n": True}, "n", "not supported"),
         ({"max_tokens": 0}, "max_tokens", ">= 1"),
         ({"max_tokens": "many"}, "max_tokens", "got `str`"),
         ({"temperature": 3}, "temperature", "<= 2.0"),

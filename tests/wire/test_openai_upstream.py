@@ -212,3 +212,27 @@ def test_whitespace_that_was_cut_off_is_not_said_twice(blank: str, said: list[st
     """The seam holds the whitespace once, whether or not the endpoint says it again."""
     events = read(AnswerReader(blank=blank), *map(chunk, said))
     assert "".join(event.text for event in events if isinstance(event, Piece)) == new
+
+
+def test_a_refusal_is_what_the_model_said() -> None:
+    """A model that refuses in a field of its own does not look like one that has nothing to say."""
+    refusal = {"choices": [{"delta": {"refusal": "I cannot help with that."}}]}
+    assert decode_chunk(json.dumps(refusal).encode()).content == "I cannot help with that."
+
+
+def test_late_nulls_do_not_erase_counts() -> None:
+    """Counts that were told once stay, whatever a later chunk leaves out."""
+    reader = AnswerReader()
+    full = {"prompt_tokens": 3, "completion_tokens": 9}
+    empty = {"prompt_tokens": None, "completion_tokens": None}
+    read(reader, chunk("Hi", usage=full), chunk(finish="stop", usage=empty), DONE)
+    assert reader.finish() == Finish(FinishReason.STOP, 3, 9)
+
+
+@pytest.mark.parametrize("count", [2**31, 2**70, -1, True])
+def test_counts_that_cannot_be_are_no_counts(count: Any) -> None:
+    """A number that no answer can have is not charged, and does not break the ledger."""
+    usage = {"prompt_tokens": count, "completion_tokens": 1}
+    told = decode_chunk(json.dumps({"choices": [], "usage": usage}).encode()).usage
+    assert told
+    assert told.prompt_tokens is None

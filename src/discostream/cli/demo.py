@@ -61,7 +61,11 @@ class Scene:
 
 
 def scenes_for(mine: Sequence[str]) -> tuple[Scene, ...]:
-    """The demonstration: the user's own prompts in both scenes, or those that come with it."""
+    """The demonstration: the user's own prompts in both scenes, or those that come with it.
+
+    A prompt that is the only one is asked twice in each, so that there is something to compare.
+    """
+    mine = list(mine) * 2 if len(mine) == 1 else mine
     return (
         Scene(
             "Dollars are dear: both race, and the rest of a server's answer moves to the device",
