@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 __all__ = [
+    "PROBE",
     "Attempt",
     "AttemptOutcome",
     "Carrier",
@@ -31,6 +32,9 @@ __all__ = [
     "Sampling",
     "Start",
 ]
+
+PROBE = "probe"
+"""The policy under which requests are recorded that only measured an endpoint."""
 
 
 class Kind(StrEnum):
@@ -105,6 +109,8 @@ class Request:
         sampling: How tokens are drawn.
         pinned: Why this answer must stay on the endpoint that starts it; `None` when it may move.
         endpoint: The one endpoint that may answer; `None` leaves the choice to the policy.
+        policy: The policy to plan this request by; `None` is the one in the settings.
+        private: Whether it must never leave the device: no server is started, not even for a rescue.
     """
 
     messages: tuple[Message, ...]
@@ -115,6 +121,8 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     pinned: str | None = None
     endpoint: str | None = None
+    policy: str | None = None
+    private: bool = False
 
     @property
     def prompt_chars(self) -> int:
@@ -138,9 +146,14 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The endpoint knows how long the prompt is, in its own tokens. Sent at most once, before content."""
+    """How long the prompt is in the endpoint's own tokens. Sent before content, again when it knows more.
+
+    Attributes:
+        cached_tokens: How many of them came out of its cache; `None` until it knows.
+    """
 
     tokens: int
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +189,7 @@ class Finish:
 
 
 Event = Prompt | Piece | Finish
-"""What an endpoint's stream is made of: at most one `Prompt`, then `Piece`s, then one `Finish`."""
+"""What an endpoint's stream is made of: perhaps `Prompt`s, then `Piece`s, then one `Finish`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +236,11 @@ class Attempt:
         start_offset_s: When it started after the request's arrival, or was planned to, if it never did.
         ttft_s: From the request's arrival to this attempt's first content; `None` when none came.
         mean_tbt_s: The mean gap between its tokens as they came; `None` with fewer than two.
+        ran_s: From its start to its end or to its cancellation; `None` when it says nothing about the
+            endpoint, because it never started or because the request itself was at fault.
+        cached_tokens: How much of its prompt the endpoint found in its cache; `None` where it does not say.
+        ahead: Other attempts that ran at the endpoint when this one started.
+        identity: What the endpoint was at that time (`Endpoint.identity`); empty if it never started.
     """
 
     endpoint: str
@@ -236,6 +254,10 @@ class Attempt:
     outcome: AttemptOutcome
     error: str | None = None
     mean_tbt_s: float | None = None
+    ran_s: float | None = None
+    cached_tokens: int | None = None
+    ahead: int = 0
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

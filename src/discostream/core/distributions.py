@@ -14,6 +14,9 @@ __all__ = ["Distribution"]
 
 Floats = NDArray[np.float64]
 
+THIN = np.concatenate(([0.0], 1.0 / (1.0 + np.exp(-np.linspace(-10.0, 10.0, 255))), [1.0]))
+"""Probabilities at even steps of log-odds: dense where tails are told apart."""
+
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
@@ -22,16 +25,18 @@ class Distribution:
     Attributes:
         probabilities: Knots in [0, 1], rising from 0 to 1.
         values: The quantile at each knot, never falling, in the unit of what was measured.
+        never: The share at infinity, of what never comes; the knots describe the rest.
     """
 
     probabilities: Floats
     values: Floats
+    never: float = 0.0
 
     @classmethod
     def of_samples(cls, samples: ArrayLike, weights: ArrayLike | None = None) -> Distribution:
         """The empirical distribution of at least one sample; its mean is the samples' mean.
 
-        A sample sits in the middle of the share it stands for (Hazen's quantiles).
+        A sample sits in the middle of the share it stands for (Hazen's quantiles). Infinite ones never come.
 
         Args:
             samples: In any order.
@@ -45,9 +50,17 @@ class Distribution:
             raise ValueError("a distribution needs at least one sample, and numbers only")
         order = np.argsort(values, kind="stable")
         shares = np.ones(values.size) if weights is None else np.asarray(weights, np.float64)[order]
-        middles = (np.cumsum(shares) - shares / 2) / shares.sum()
         values = values[order]
-        return cls(np.concatenate(([0.0], middles, [1.0])), np.concatenate((values[:1], values, values[-1:])))
+        ever = int(np.searchsorted(values, np.inf))
+        total, values, shares = shares.sum(), values[:ever], shares[:ever]
+        if ever == 0:
+            return cls(np.array([0.0, 1.0]), np.zeros(2), never=1.0)
+        middles = (np.cumsum(shares) - shares / 2) / shares.sum()
+        return cls(
+            np.concatenate(([0.0], middles, [1.0])),
+            np.concatenate((values[:1], values, values[-1:])),
+            never=max(0.0, 1.0 - float(shares.sum() / total)),
+        )
 
     @classmethod
     def of_table(cls, probabilities: Sequence[float], values: Sequence[float]) -> Distribution:
@@ -64,28 +77,51 @@ class Distribution:
         return cls(knots, heights)
 
     def quantile(self, probability: ArrayLike) -> Any:
-        """F^-1: the value below which this share lies, of the same shape as `probability`."""
-        return np.interp(np.asarray(probability, np.float64), self.probabilities, self.values)
+        """F^-1: the value below which this share lies, of the same shape as `probability`.
+
+        Infinite for shares that reach into what never comes.
+        """
+        share = np.asarray(probability, np.float64)
+        if not self.never:
+            return np.interp(share, self.probabilities, self.values)
+        ever = 1.0 - self.never
+        finite = np.interp(share / max(ever, 1e-300), self.probabilities, self.values)
+        return np.where(share > ever, np.inf, finite)
 
     def cdf(self, value: ArrayLike) -> Any:
-        """F: the share at or below `value`, of the same shape."""
-        return np.interp(np.asarray(value, np.float64), self.values, self.probabilities, left=0.0, right=1.0)
+        """F: the share at or below `value`, of the same shape; for infinity, the share that ever comes."""
+        share = np.interp(np.asarray(value, np.float64), self.values, self.probabilities, left=0.0, right=1.0)
+        return share * (1.0 - self.never)
 
     @cached_property
     def mean(self) -> float:
-        """The expected value: the area under the quantile function."""
-        return float(np.trapezoid(self.values, self.probabilities))
+        """The expected value: the area under the quantile function; infinite where some never come."""
+        return np.inf if self.never else float(np.trapezoid(self.values, self.probabilities))
 
-    def mean_residual(self, reached: float) -> float:
-        """How much more is to be expected once `reached` has been passed: E[X - reached | X > reached]."""
-        start = float(self.cdf(reached))
-        if start >= 1.0:
+    def mean_residual(self, reached: float, up_to: float = np.inf) -> float:
+        """How much more, of `up_to` at most, is to be expected once `reached` has been passed.
+
+        E[min(X, up_to) - reached | X > reached], of what comes at all; nothing once all values are passed.
+        """
+        start, end = np.interp((reached, up_to), self.values, self.probabilities, left=0.0, right=1.0)
+        if start >= 1.0 or up_to <= reached:
             return 0.0
-        inside = self.probabilities > start
-        knots = np.concatenate(([start], self.probabilities[inside]))
-        heights = np.concatenate(([max(reached, float(self.values[0]))], self.values[inside]))
-        heights = np.maximum(heights, reached)
-        return float(np.trapezoid(heights, knots)) / (1.0 - start) - reached
+        first, past = np.searchsorted(self.values, (reached, up_to), side="right")
+        knots = np.concatenate(([start], self.probabilities[first:past], [end, 1.0]))
+        highest = min(up_to, float(self.values[-1]))
+        lowest = min(max(reached, float(self.values[0])), highest)
+        heights = np.concatenate(([lowest], self.values[first:past], [highest, highest]))
+        return float(np.trapezoid(heights, knots)) / (1.0 - float(start)) - reached
+
+    def scaled(self, factor: float) -> Distribution:
+        """The distribution of `factor` times as much."""
+        return Distribution(self.probabilities, self.values * factor, self.never)
+
+    def thinned(self) -> Distribution:
+        """Almost the same by some hundred knots at most, which lie closer where the tails begin and end."""
+        if self.probabilities.size <= THIN.size:
+            return self
+        return Distribution(THIN, np.interp(THIN, self.probabilities, self.values), self.never)
 
     def sample(self, rng: np.random.Generator, size: int | None = None) -> Any:
         """Draw values by inverting a uniform draw."""

@@ -3,124 +3,234 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 import numpy as np
 from numpy.typing import NDArray
 
-from discostream.core.cost import Rates
+from discostream.core.budget import Allowance
+from discostream.core.change import FASTEST, SLOWEST, Excursion, RankRange, Watch, rank_range, releveled
+from discostream.core.cost import Energy, Prices, Rates
 from discostream.core.distributions import Distribution
-from discostream.types import Kind
+from discostream.core.survival import LearntDistribution
+from discostream.types import Attempt, Kind
 
 __all__ = ["DeviceTtft", "EndpointProfile", "Known", "Lengths", "ServerTtft"]
 
-RECENT = 256
-"""How many of the latest observations a profile keeps."""
+JUDGED_ANEW_AFTER = 32
+"""A server's observations are compared with what was known at most so many of them ago."""
 
-PRIOR_WEIGHT = 32
-"""How many observations the built-in knowledge counts for."""
+STAND_INS = 512
+"""How many prompt lengths stand for their distribution."""
 
-PRIOR_KNOTS = 512
-"""How finely that knowledge is cut up to be mixed with observations."""
+DEVICE_PRIOR_WEIGHT = 8.0
+"""How many observations the prior line counts for: a device shows its own soon."""
 
-DEVICE_PRIOR_WEIGHT = 8
-"""The same for a device, which shows its line sooner."""
+PRIOR_INFORMATION = (32.0**2 + 512.0**2) / 2, (32.0 + 512.0) / 2, 1.0
+"""What each of them adds to the normal equations, as if half had 32 tokens and half 512."""
 
-FORGETTING = 0.97
+FINEST_S = 1e-3
+"""No device is steadier than this: an event loop tells no less apart."""
+
+FORGETTING = 0.98
 """What an observation of a device still counts for after the next one."""
 
+OUTLIER = 3.0
+"""Standard deviations from the line beyond which an observation counts as if it were no farther."""
 
-@dataclass(frozen=True)
-class ServerTtft:
-    """A server's TTFT: a distribution that hardly depends on the prompt's length.
+UNREMARKABLE = 0.4
+"""A standard deviation, as a part of the line, that makes no device suspect of change: other programs take
+their share of the machine, and attention bends the line upwards.
+"""
+
+DEVICE_RECENT = 64
+"""The most observations that a device's line is fitted to after a change."""
+
+MEMORY = 0.9
+"""What the old estimate of a pace or a span keeps when a new one has been measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServerTtft(LearntDistribution):
+    """A server's TTFT (seconds from start to first content), which hardly depends on the prompt.
 
     Attributes:
-        prior: What is believed before anything was seen (seconds).
-        seen: The latest spans from start to first content (seconds).
+        changes: How often it has changed at once; the prior is then the old shape at the new level.
+        watch: The evidence that it is changing now.
+        judge: What new observations are compared with; the prior when `None`.
+        unjudged: Observations since that was made.
     """
 
-    prior: Distribution
-    seen: tuple[float, ...] = ()
+    changes: int = 0
+    watch: Watch[Distribution] = field(default_factory=Watch)
+    judge: Distribution | None = None
+    unjudged: int = 0
 
-    def observe(self, prompt_tokens: int, ttft_s: float) -> ServerTtft:
-        """The same with one more observation."""
-        return replace(self, seen=(*self.seen, ttft_s)[-RECENT:])
+    def observe(self, ttft_s: float, at_s: float, *, censored: bool = False) -> ServerTtft:
+        """The same with one more observation.
 
-    @cached_property
-    def distribution(self) -> Distribution:
-        """F: the prior, fading, with what was seen."""
-        prior_weight = PRIOR_WEIGHT - len(self.seen) / 2
-        if not self.seen:
-            return self.prior
-        if prior_weight <= 0:
-            return Distribution.of_samples(self.seen)
-        prior = self.prior.quantile((np.arange(PRIOR_KNOTS) + 0.5) / PRIOR_KNOTS)
-        weights = np.repeat((prior_weight / PRIOR_KNOTS, 1.0), (PRIOR_KNOTS, len(self.seen)))
-        return Distribution.of_samples(np.concatenate((prior, self.seen)), weights)
+        Args:
+            ttft_s: Seconds; infinite for an attempt that failed.
+            at_s: When it was settled (wall-clock seconds).
+            censored: Whether the attempt was cancelled then, so that it would have taken longer.
+        """
+        watch = self.watch.observe(
+            self.judge or self.prior, lambda judge: rank_range(judge, ttft_s, censored=censored)
+        )
+        seen = self.seen.add(ttft_s, at_s, censored=censored)
+        after = replace(self, seen=seen, now_s=None, watch=watch, unjudged=self.unjudged + 1)
+        if watch.alarm:
+            return after._at_new_level(watch.alarm)
+        return after if after.unjudged < JUDGED_ANEW_AFTER else after._judged_anew()
 
     def quantile(self, prompt_tokens: float, probability: float) -> float:
         """The start time that this share of requests stays below (seconds)."""
         return float(self.distribution.quantile(probability))
 
+    def _judged_anew(self) -> ServerTtft:
+        return replace(self, judge=self.distribution, unjudged=0)
+
+    def _at_new_level(self, excursion: Excursion[Distribution]) -> ServerTtft:
+        """Forget what was seen before the excursion, but for the shape that it had."""
+        assert excursion.reference is not None
+        since = self.seen.latest(excursion.length)
+        prior = releveled(excursion.reference, since)
+        changed = replace(self, prior=prior, seen=since, changes=self.changes + 1, watch=Watch())
+        return changed._judged_anew()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds over tokens, with normal residuals around them."""
+
+    slope: float
+    constant: float
+    spread_s: float
+
+    def at(self, tokens: float) -> float:
+        """Seconds on the line."""
+        return max(self.slope * tokens + self.constant, FINEST_S)
+
+    def rank(self, tokens: float, seconds: float) -> RankRange:
+        """Where an observation stands among those of so many tokens, small differences left aside."""
+        expected = self.at(tokens)
+        deviation = (seconds - expected) / math.hypot(self.spread_s, UNREMARKABLE * expected)
+        rank = NormalDist().cdf(deviation)
+        return rank, rank
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceTtft:
-    """A device's TTFT: k x prompt tokens + c, fitted by least squares that forget.
+    """A device's TTFT: k x uncached prompt tokens + c, by recursive least squares that forget.
+
+    As observations are forgotten, a little weight is added to what is left of them, on the line as it is: the
+    fit stays sound and keeps its slope when all prompts are equally long (Salgado, Goodwin and Middleton,
+    International Journal of Control 47, 1988).
 
     Attributes:
-        weight, tokens, seconds, tokens_squared, tokens_seconds: The sums of the normal equations.
-        squares: The sum of squared residuals (seconds squared), each against the line of its time.
+        slope: Seconds per token, as fitted.
+        constant: Seconds, as fitted.
+        information: The normal equations' matrix: weighted sums of tokens squared, of tokens and of ones.
+        weight: How many observations the spread rests on.
+        squares: Their weighted squared residuals (seconds squared), each against the line of its time.
+        recent: The latest tokens and seconds.
+        changes: How often the device has become slower or faster at once.
+        watch: The evidence that it is doing so now.
     """
 
+    slope: float
+    constant: float
+    information: tuple[float, float, float]
     weight: float
-    tokens: float
-    seconds: float
-    tokens_squared: float
-    tokens_seconds: float
     squares: float
+    recent: tuple[tuple[float, float], ...] = ()
+    changes: int = 0
+    watch: Watch[Line] = field(default_factory=Watch)
 
     @classmethod
     def believed(cls, s_per_token: float, startup_s: float, spread_s: float) -> DeviceTtft:
         """A prior line and the spread around it, as if requests of 32 and 512 tokens had been seen."""
-        x = np.array([32.0, 512.0])
-        y = s_per_token * x + startup_s
-        each = DEVICE_PRIOR_WEIGHT / x.size
-        return cls(
-            weight=DEVICE_PRIOR_WEIGHT,
-            tokens=float(each * x.sum()),
-            seconds=float(each * y.sum()),
-            tokens_squared=float(each * (x * x).sum()),
-            tokens_seconds=float(each * (x * y).sum()),
-            squares=DEVICE_PRIOR_WEIGHT * spread_s**2,
-        )
+        squared, tokens, ones = (DEVICE_PRIOR_WEIGHT * sum_of for sum_of in PRIOR_INFORMATION)
+        squares = DEVICE_PRIOR_WEIGHT * spread_s**2
+        return cls(s_per_token, startup_s, (squared, tokens, ones), DEVICE_PRIOR_WEIGHT, squares)
 
-    def observe(self, prompt_tokens: int, ttft_s: float) -> DeviceTtft:
-        """The same with one more observation, the older ones counting a little less."""
-        x, y, f = float(prompt_tokens), ttft_s, FORGETTING
-        slope, constant = self.line()
-        return DeviceTtft(
-            f * self.weight + 1,
-            f * self.tokens + x,
-            f * self.seconds + y,
-            f * self.tokens_squared + x * x,
-            f * self.tokens_seconds + x * y,
-            f * self.squares + (y - slope * x - constant) ** 2,
-        )
+    def observe(self, uncached_tokens: int, ttft_s: float) -> DeviceTtft:
+        """The same with one more observation.
+
+        Args:
+            uncached_tokens: How much of the prompt had to be prefilled.
+            ttft_s: Seconds from start to first content.
+        """
+        watch = self.watch.observe(self._line, lambda line: line.rank(uncached_tokens, ttft_s))
+        recent = (*self.recent, (float(uncached_tokens), ttft_s))[-DEVICE_RECENT:]
+        after = replace(self._fitted(uncached_tokens, ttft_s), recent=recent, watch=watch)
+        return after._at_new_level(watch.alarm) if watch.alarm else after
 
     def line(self) -> tuple[float, float]:
         """The slope k (seconds per token) and the constant c (seconds); neither is ever negative."""
-        spread = self.weight * self.tokens_squared - self.tokens**2
-        rise = self.weight * self.tokens_seconds - self.tokens * self.seconds
-        slope = max(rise / spread, 0.0) if spread > 0 else 0.0
-        return slope, max((self.seconds - slope * self.tokens) / self.weight, 0.0)
+        squared, tokens, ones = self.information
+        if self.slope < 0.0:
+            return 0.0, max(self.constant + self.slope * tokens / ones, 0.0)
+        if self.constant < 0.0:
+            return max(self.slope + self.constant * tokens / squared, 0.0), 0.0
+        return self.slope, self.constant
+
+    @property
+    def spread_s(self) -> float:
+        """The standard deviation around the line (seconds)."""
+        return max(math.sqrt(self.squares / self.weight), FINEST_S)
 
     def quantile(self, prompt_tokens: float, probability: float) -> float:
         """The start time that this share of requests stays below (seconds), residuals taken as normal."""
         slope, constant = self.line()
-        sigma = math.sqrt(self.squares / self.weight)
-        return max(slope * prompt_tokens + constant + NormalDist().inv_cdf(probability) * sigma, 0.0)
+        above = NormalDist().inv_cdf(probability) * self.spread_s
+        return max(slope * prompt_tokens + constant + above, 0.0)
+
+    @property
+    def _line(self) -> Line:
+        return Line(*self.line(), self.spread_s)
+
+    def _fitted(self, tokens: float, seconds: float) -> DeviceTtft:
+        slope, constant = self.line()
+        expected, farthest = slope * tokens + constant, OUTLIER * self.spread_s
+        residual = min(max(seconds - expected, -farthest), farthest)
+        error = expected + residual - (self.slope * tokens + self.constant)
+        squared, first, ones = _with_one_more(self.information, tokens)
+        determinant = squared * ones - first * first
+        return replace(
+            self,
+            slope=self.slope + (ones * tokens - first) / determinant * error,
+            constant=self.constant + (squared - first * tokens) / determinant * error,
+            information=(squared, first, ones),
+            weight=FORGETTING * self.weight + 1.0,
+            squares=FORGETTING * self.squares + residual**2,
+        )
+
+    def _at_new_level(self, excursion: Excursion[Line]) -> DeviceTtft:
+        """The old line stretched to what was seen since the excursion began, and fitted to that."""
+        old = excursion.reference
+        assert old is not None
+        since = self.recent[-excursion.length :]
+        factor = median(seconds / max(old.at(tokens), FINEST_S) for tokens, seconds in since)
+        factor = min(max(factor, FASTEST), SLOWEST)
+        fit = DeviceTtft.believed(factor * old.slope, factor * old.constant, factor * old.spread_s)
+        for tokens, seconds in since:
+            fit = fit._fitted(tokens, seconds)
+        return replace(fit, recent=since, changes=self.changes + 1)
+
+
+def _with_one_more(information: tuple[float, float, float], tokens: float) -> tuple[float, float, float]:
+    """The normal equations' matrix with an observation more, the older ones counting a little less.
+
+    What the prior knew goes on counting for one observation, so the matrix never becomes singular.
+    """
+    squared, first, ones = (
+        FORGETTING * sum_of + (1.0 - FORGETTING) * per_observation
+        for sum_of, per_observation in zip(information, PRIOR_INFORMATION, strict=True)
+    )
+    return squared + tokens * tokens, first + tokens, ones + 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +241,10 @@ class EndpointProfile:
         rates: What its tokens cost, in dollars, energy converted.
         ttft: From an attempt's start to its first content.
         decode_tokens_per_s: Its pace once it streams.
+        prices: What its tokens cost in dollars alone.
+        energy: What they cost in joules alone.
+        slots: How many attempts it serves at a time; `None` where it does not say, or has no limit.
+        service_s: How long one holds its slot, on average (seconds); `None` until one has.
     """
 
     name: str
@@ -138,39 +252,101 @@ class EndpointProfile:
     rates: Rates
     ttft: ServerTtft | DeviceTtft
     decode_tokens_per_s: float
+    prices: Prices = Prices()  # noqa: RUF009 - frozen
+    energy: Energy = Energy()  # noqa: RUF009 - frozen
+    slots: int | None = None
+    service_s: float | None = None
+
+    def observe(self, attempt: Attempt, at_s: float) -> EndpointProfile:
+        """The same with one settled attempt more.
+
+        One that had to queue says how long others took, so it leaves TTFT and service time alone.
+
+        Args:
+            attempt: At this endpoint.
+            at_s: When it was settled (wall-clock seconds).
+        """
+        queued = self.slots is not None and attempt.ahead >= self.slots
+        return replace(
+            self,
+            ttft=self.ttft if queued else _with_attempt(self.ttft, attempt, at_s),
+            decode_tokens_per_s=self._pace_after(attempt),
+            service_s=self.service_s if queued else self._service_s_after(attempt),
+        )
+
+    def wait_s(self, running: int) -> float:
+        """How long an attempt is expected to queue behind so many others (seconds).
+
+        Service times are taken as exponential: the first of `slots` of them ends after a `slots`-th of the
+        mean. No wait is expected while slots or service times are not known.
+        """
+        if self.slots is None or self.service_s is None:
+            return 0.0
+        return self.service_s * max(running - self.slots + 1, 0) / self.slots
+
+    @property
+    def changes(self) -> int:
+        """How often its TTFT has changed at once; a plan from before a change is out of date."""
+        return self.ttft.changes
+
+    def _pace_after(self, attempt: Attempt) -> float:
+        if not attempt.mean_tbt_s:
+            return self.decode_tokens_per_s
+        return 1.0 / (MEMORY / self.decode_tokens_per_s + (1.0 - MEMORY) * attempt.mean_tbt_s)
+
+    def _service_s_after(self, attempt: Attempt) -> float | None:
+        if attempt.ttft_s is None or attempt.ran_s is None:
+            return self.service_s
+        if self.service_s is None:
+            return attempt.ran_s
+        return MEMORY * self.service_s + (1.0 - MEMORY) * attempt.ran_s
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Lengths in tokens: a prior that fades behind the latest observations."""
+def _with_attempt(ttft: ServerTtft | DeviceTtft, attempt: Attempt, at_s: float) -> ServerTtft | DeviceTtft:
+    """What is known of the time to first content once this attempt is settled.
 
-    prior: Distribution
-    seen: tuple[int, ...] = ()
+    A cancelled one would have taken longer, and a failed one would have taken forever. A device's line learns
+    from content alone: how long a prompt takes it is no matter of luck.
+    """
+    if attempt.ttft_s is not None:
+        span_s = attempt.ttft_s - attempt.start_offset_s
+        if isinstance(ttft, DeviceTtft):
+            return ttft.observe(attempt.prompt_tokens - (attempt.cached_tokens or 0), span_s)
+        return ttft.observe(span_s, at_s)
+    if attempt.ran_s is None or isinstance(ttft, DeviceTtft):
+        return ttft
+    if attempt.error is not None:
+        return ttft.observe(math.inf, at_s)
+    return ttft.observe(attempt.ran_s, at_s, censored=True)
 
-    def observe(self, tokens: int) -> Lengths:
-        """The same with one more observation."""
-        return replace(self, seen=(*self.seen, tokens)[-RECENT:])
+
+@dataclass(frozen=True, eq=False)
+class Lengths(LearntDistribution):
+    """Lengths in tokens."""
 
     @cached_property
     def samples(self) -> NDArray[np.float64]:
         """Whole token counts that stand for the distribution, sorted."""
-        weight = max(0, RECENT - len(self.seen))
-        prior = self.prior.quantile((np.arange(weight) + 0.5) / weight) if weight else np.empty(0)
-        return np.sort(np.maximum(np.rint(np.concatenate((prior, self.seen))), 1.0))
+        stand_ins = self.distribution.quantile((np.arange(STAND_INS) + 0.5) / STAND_INS)
+        return np.asarray(np.maximum(np.rint(stand_ins), 1.0))
 
-    @cached_property
-    def distribution(self) -> Distribution:
-        """The same as a distribution."""
-        return Distribution.of_samples(self.samples)
+    def remaining(self, reached: float, max_tokens: int | None = None) -> float:
+        """How many more tokens are to be expected after `reached`, of an answer of at most `max_tokens`."""
+        return self.distribution.mean_residual(reached, np.inf if max_tokens is None else max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One frozen snapshot of all that a plan may rest on."""
+    """One frozen snapshot of all that a plan may rest on.
+
+    Attributes:
+        allowances: What an average request may use of each budget.
+    """
 
     endpoints: tuple[EndpointProfile, ...]
     prompt_tokens: Lengths
     answer_tokens: Lengths
+    allowances: tuple[Allowance, ...] = ()
 
     def of(self, name: str) -> EndpointProfile:
         """The profile of one endpoint."""
