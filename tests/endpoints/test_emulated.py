@@ -326,3 +326,21 @@ def test_a_file_that_only_looks_compressed_is_refused(tmp_path):
     path.write_bytes(gzip.compress(b"ttft_s\n1.0\n")[:-6])
     with pytest.raises(ConfigError, match="cannot be read as CSV"):
         around(Inner(), ttft=str(path))
+
+
+async def test_what_is_known_of_the_prompt_is_passed_on_at_once(two_seconds):
+    """Its length and what was cached of it come when the inner endpoint tells, not when content may."""
+    events = (0.1, Prompt(5)), (0.2, Prompt(5, 3)), *words(0.0, "a"), (0.0, END)
+    seen = await watch(around(Inner(*events), ttft=two_seconds))
+    assert seen.events[:2] == [(0.1, Prompt(5)), (0.3, Prompt(5, 3))]
+    assert seen.times[2] == 2.0
+
+
+@pytest.mark.parametrize(("kind", "slots"), [(Kind.DEVICE, 3), (Kind.SERVER, None)])
+async def test_only_a_device_has_the_slots_of_what_is_inside(kind, slots, two_seconds):
+    """An emulated service takes any number of requests; an emulated device is no bigger than it is."""
+    inner = Inner(kind=kind)
+    inner.slots = 3
+    endpoint = around(inner, ttft=two_seconds)
+    await endpoint.prepare()
+    assert endpoint.slots == slots

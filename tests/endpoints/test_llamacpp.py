@@ -65,11 +65,14 @@ async def until_free(endpoint: LlamaCppEndpoint) -> list[dict[str, Any]]:
             await anyio.sleep(0.1)
 
 
-async def test_a_stream_is_a_prompt_pieces_and_a_finish(engine_endpoint: LlamaCppEndpoint) -> None:
+async def test_a_stream_is_prompts_pieces_and_a_finish(engine_endpoint: LlamaCppEndpoint) -> None:
     """An answer that runs into its limit ends with `length` and adds up in tokens and IDs."""
     events = await collect(engine_endpoint, ask("Count from one to twenty."))
-    prompt, *pieces, finish = events
+    counted, prompt, *pieces, finish = events
+    assert isinstance(counted, Prompt)
     assert isinstance(prompt, Prompt)
+    assert (counted.cached_tokens, prompt.tokens) == (None, counted.tokens)
+    assert prompt.cached_tokens is not None
     assert all(isinstance(piece, Piece) for piece in pieces)
     assert isinstance(finish, Finish)
     assert (finish.reason, finish.prompt_tokens) == (FinishReason.LENGTH, prompt.tokens)
@@ -404,11 +407,26 @@ async def test_the_request_is_mapped_field_by_field(llamacpp: Build) -> None:
 
 
 async def test_progress_is_not_content(llamacpp: Build) -> None:
-    """Frames of progress carry a meaningless token ID and make no piece."""
-    progress = {"content": "", "tokens": [0], "tokens_predicted": 0, "prompt_progress": {"processed": 4}}
-    async with stubbed(llamacpp, playing(progress, piece("ok", 1, predicted=1), END)) as (endpoint, _):
+    """Frames of progress carry a meaningless token ID and make no piece; the first tells what was cached."""
+    progress = [
+        {"content": "", "tokens": [0], "tokens_predicted": 0, "prompt_progress": {"total": 8, **done}}
+        for done in ({"cache": 5, "processed": 5}, {"cache": 5, "processed": 8})
+    ]
+    async with stubbed(llamacpp, playing(*progress, piece("ok", 1, predicted=1), END)) as (endpoint, _):
         events = await collect(endpoint, ask())
-    assert [event for event in events if isinstance(event, Piece)] == [Piece("ok", 1, (1,))]
+    assert events == [Prompt(8), Prompt(8, 5), Piece("ok", 1, (1,)), Finish(FinishReason.STOP, 8, 2, 5)]
+
+
+async def test_a_loser_knows_what_was_cached_of_its_prompt(engine_endpoint: LlamaCppEndpoint) -> None:
+    """An attempt that is cancelled before its first content has been told how much it need not read."""
+    story = "The lighthouse keeper wound the clockwork and wrote down the weather. " * 20
+    await collect(engine_endpoint, ask(story, max_tokens=1))
+    async with aclosing(engine_endpoint.generate(ask(f"{story}And then?"), Prefix())) as events:
+        seen = [await anext(events), await anext(events)]
+    assert isinstance(seen[1], Prompt)
+    assert seen[1].cached_tokens is not None
+    assert 0.9 * seen[1].tokens < seen[1].cached_tokens < seen[1].tokens
+    await until_free(engine_endpoint)
 
 
 async def test_ids_are_completed_only_when_they_are_certain(llamacpp: Build) -> None:

@@ -21,8 +21,8 @@ Handler = Callable[[web.Request], object]
 
 
 @asynccontextmanager
-async def server(completion: Handler) -> AsyncIterator[str]:
-    """A llama.cpp server whose completions are this handler's; its base URL."""
+async def server(completion: Handler, props: object = None) -> AsyncIterator[str]:
+    """A llama.cpp server whose completions are this handler's, and perhaps its properties; its base URL."""
 
     async def template(http: web.Request) -> web.Response:
         return web.json_response({"prompt": "hi"})
@@ -30,7 +30,11 @@ async def server(completion: Handler) -> AsyncIterator[str]:
     async def tokens(http: web.Request) -> web.Response:
         return web.json_response({"tokens": [1, 2]})
 
+    async def properties(http: web.Request) -> web.Response:
+        return web.json_response(props, status=403 if props is None else 200)
+
     app = web.Application()
+    app.router.add_get("/props", properties)
     app.router.add_post("/apply-template", template)
     app.router.add_post("/tokenize", tokens)
     app.router.add_post("/completion", completion)
@@ -108,3 +112,19 @@ async def test_a_base_url_may_end_in_v1() -> None:
     async with server(hang) as base_url:
         events, _ = await collect(f"{base_url}/v1/", read_timeout_s=0.2)
     assert events
+
+
+@pytest.mark.parametrize(
+    ("props", "slots"), [({"total_slots": 4, "model_path": "m"}, 4), (None, None), ({"slots": "many"}, None)]
+)
+async def test_a_server_that_runs_already_tells_its_slots(props: object, slots: int | None) -> None:
+    """How many requests it serves at a time is asked for once; servers that keep it to themselves do too."""
+    async with server(hang, props) as base_url:
+        settings = EndpointSettings(
+            name="remote", kind=Kind.DEVICE, dialect="llamacpp", options={"base_url": base_url}
+        )
+        endpoint = LlamaCppEndpoint(settings, convert_options(settings, LlamaCppEndpoint.Options))
+        assert endpoint.slots is None
+        await endpoint.prepare()
+        await endpoint.aclose()
+    assert endpoint.slots == slots

@@ -6,6 +6,7 @@ import pytest
 
 from discostream.config import settings_from
 from discostream.engine.supervisor import Engine
+from discostream.ledger.queries import history
 from discostream.library import connect
 
 pytestmark = pytest.mark.anyio
@@ -75,3 +76,19 @@ async def test_a_real_server_continues_a_broken_answer(engine, monkeypatch, tmp_
     continuation = text[migration.at_char :]
     assert continuation.startswith(" ")
     assert "three primary" not in continuation[:20]
+
+
+async def test_what_a_real_server_found_in_its_cache_is_recorded(engine, monkeypatch, tmp_path):
+    """The second of two equal prompts is read from the cache, and its attempt's row says so."""
+    settings = settings_from(
+        {"endpoint": [await served(engine, monkeypatch)], "ledger": {"path": str(tmp_path / "ledger.db")}}
+    )
+    async with connect(settings) as disco:
+        for _ in range(2):
+            async with disco.stream("Which rivers flow through Vienna? " * 8, max_tokens=2) as answer:
+                _ = [piece async for piece in answer]
+    first, second = (outcome.attempts[0] for _, outcome in history(tmp_path / "ledger.db", 2))
+    assert first.cached_tokens is not None
+    assert first.cached_tokens < 0.6 * first.prompt_tokens
+    assert second.cached_tokens is not None
+    assert second.cached_tokens > 0.9 * second.prompt_tokens

@@ -38,6 +38,10 @@ RACE = Outcome(
             usd=0.0,
             joules=1.5,
             outcome=AttemptOutcome.MIGRATED_FROM,
+            mean_tbt_s=0.1,
+            ran_s=0.75,
+            cached_tokens=7,
+            identity="1a97",
         ),
         Attempt(
             endpoint="cloud",
@@ -50,6 +54,9 @@ RACE = Outcome(
             joules=0.0,
             outcome=AttemptOutcome.MIGRATED_TO,
             error="slow",
+            ran_s=2.5,
+            ahead=1,
+            identity="c10d",
         ),
         Attempt(
             endpoint="spare",

@@ -31,7 +31,7 @@ def test_only_missing_migrations_are_applied(connection, monkeypatch):
     later = ("ALTER TABLE migration ADD COLUMN regretted INTEGER",)
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, later))
     migrate(connection)
-    assert check(connection) == 2
+    assert check(connection) == len(migrations.MIGRATIONS)
     assert connection.execute("SELECT target, regretted FROM migration").fetchall() == [("cloud", None)]
 
 

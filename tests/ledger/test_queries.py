@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from discostream.errors import ConfigError
-from discostream.ledger.queries import EndpointTotals, recent, totals
+from discostream.ledger import migrations, queries
+from discostream.ledger.queries import EndpointTotals, Spent, history, recent, spent_since, totals
 from discostream.ledger.store import Ledger
+from discostream.types import PROBE, Kind
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -56,3 +62,122 @@ async def test_reading_another_programs_file_is_refused(tmp_path):
         connection.execute("CREATE TABLE recipes (name TEXT)")
     with pytest.raises(ConfigError, match="another program's"):
         recent(path)
+
+
+async def test_what_was_spent_since_a_moment(path, outcome):
+    """Requests from that moment on count, to the millisecond and in any time zone, losers included."""
+    with Ledger(path) as ledger:
+        for seconds in (-0.001, 0.0, 60.0):
+            await ledger.record(outcome(), NOON.timestamp() + seconds)
+    tokens = {Kind.DEVICE: 24, Kind.SERVER: 28}
+    assert spent_since(path, NOON) == Spent(0.004, 3.0, tokens, all_prompt_tokens=24, requests=2)
+    elsewhere = NOON.astimezone(timezone(timedelta(hours=-7)))
+    assert spent_since(path, elsewhere) == spent_since(path, NOON)
+
+
+async def test_nothing_was_spent_before_the_first_request(path):
+    """An empty ledger has every sum at zero."""
+    with Ledger(path):
+        found = spent_since(path, NOON)
+    assert found == Spent(0.0, 0.0, {Kind.DEVICE: 0, Kind.SERVER: 0}, all_prompt_tokens=0, requests=0)
+
+
+async def test_a_share_is_of_the_prompts_that_were_answered(path, outcome):
+    """A request that nobody could answer was one, and cost what it cost, but adds nothing to share out."""
+    with Ledger(path) as ledger:
+        await ledger.record(outcome())
+        await ledger.record(outcome(winner=None, finish_reason=None, error="cloud: down"))
+    found = spent_since(path, NOON)
+    assert (found.requests, found.all_prompt_tokens) == (2, 12)
+    assert found.prompt_tokens == {Kind.DEVICE: 24, Kind.SERVER: 28}
+
+
+async def test_probes_cost_money_but_no_share(path, outcome):
+    """A probe's dollars and joules are spent like any others; shares are of real requests' prompts."""
+    with Ledger(path) as ledger:
+        await ledger.record(outcome())
+        await ledger.record(outcome(policy=PROBE))
+    found = spent_since(path, NOON)
+    assert (found.usd, found.joules, found.requests, found.all_prompt_tokens) == (0.004, 3.0, 1, 12)
+    assert found.prompt_tokens == {Kind.DEVICE: 12, Kind.SERVER: 14}
+
+
+@pytest.mark.parametrize("query", [queries._SPENT, queries._SPENT_PROMPT_TOKENS])
+async def test_a_span_of_time_is_found_by_an_index(path, query):
+    """However many requests there are, only those of the span are looked at."""
+    with Ledger(path), closing(sqlite3.connect(path)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", {"start": "2026", "probe": PROBE})
+        steps = [step for *_, step in plan]
+    assert steps[0] == "SEARCH request USING INDEX request_by_recorded_at (recorded_at>?)"
+    assert not any(step.startswith("SCAN") for step in steps)
+
+
+async def test_history_gives_the_outcomes_back(path, outcome):
+    """The last requests come back oldest first, whole but for the moments of delivery."""
+    settled = [
+        outcome(),
+        outcome(request_id="r-2", attempts=(), migrations=(), winner=None, ttft_s=None, finish_reason=None),
+        outcome(request_id="r-3", error="cloud: connection reset", migrations=outcome().migrations * 2),
+    ]
+    with Ledger(path) as ledger:
+        for number, one in enumerate(settled):
+            await ledger.record(one, NOON.timestamp() + number + 0.5)
+        found = list(history(path, 2))
+    assert found == [
+        (NOON.timestamp() + number + 0.5, replace(settled[number], delivered_s=())) for number in (1, 2)
+    ]
+
+
+async def test_an_empty_ledger_has_no_history(path):
+    """No request, no outcome."""
+    with Ledger(path):
+        assert list(history(path, 5)) == []
+
+
+def write_version_1(path, monkeypatch):
+    """A ledger as the first release left it, with one request that a laptop answered."""
+    with monkeypatch.context() as then:
+        then.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            migrations.migrate(connection)
+            connection.execute(
+                "INSERT INTO request VALUES (1, 'old', '2026-03-01T12:00:00.000+00:00', 'disco', 'ok', "
+                "'laptop', 0.25, 'stop', 12, 3, 0.002, 1.5, 0.1, 0.1, 0.1, 0, NULL)"
+            )
+            connection.execute(
+                "INSERT INTO attempt VALUES (1, 0, 'laptop', 'device', 0.0, 0.25, 12, 3, 0.002, 1.5, 'won', "
+                "NULL, 0.1)"
+            )
+
+
+async def test_a_file_of_version_1_is_read_as_it_is(path, monkeypatch):
+    """Looking at an old ledger does not change it, and what it can tell is told."""
+    write_version_1(path, monkeypatch)
+    before = path.read_bytes()
+    assert spent_since(path, NOON).usd == 0.002
+    assert list(history(path, 5)) == []
+    assert path.read_bytes() == before
+
+
+async def test_a_file_of_version_1_is_upgraded_and_read(path, monkeypatch, outcome):
+    """Opening it to write adds what is missing: old rows keep their figures, new ones have them all."""
+    write_version_1(path, monkeypatch)
+    with Ledger(path) as ledger:
+        await ledger.record(outcome(request_id="new"))
+    assert [request.request_id for request in recent(path)] == ["new", "old"]
+    assert totals(path).usd == 0.004
+    assert [one.request_id for _, one in history(path, 5)] == ["new"]
+    with closing(sqlite3.connect(path)) as connection:
+        old = "SELECT ran_s, cached_tokens, ahead, identity FROM attempt WHERE request = 1"
+        assert connection.execute(old).fetchall() == [(None, None, 0, "")]
+
+
+async def test_the_ledger_of_a_newer_version_is_refused(path, monkeypatch, outcome):
+    """What a newer discostream wrote is not guessed at; the way out is named."""
+    with monkeypatch.context() as later:
+        later.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, ("CREATE TABLE later (x)",)))
+        Ledger(path).close()
+    for ask in (lambda: list(history(path, 5)), lambda: spent_since(path, NOON)):
+        with pytest.raises(ConfigError, match=r"newer discostream .* upgrade discostream"):
+            ask()

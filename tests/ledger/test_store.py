@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
 
@@ -60,6 +61,7 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "winner": "laptop",
         "ttft_s": 0.25,
         "finish_reason": "stop",
+        "prompt_chars": 48,
         "prompt_tokens": 12,
         "completion_tokens": 3,
         "usd": 0.002,
@@ -82,6 +84,10 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "outcome": "migrated_to",
         "error": "slow",
         "mean_tbt_s": None,
+        "ran_s": 2.5,
+        "cached_tokens": None,
+        "ahead": 1,
+        "identity": "c10d",
     }
     assert migration == {
         "request": 1,
@@ -94,6 +100,17 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "gap_s": 0.4,
         "by": "text",
     }
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_outcome_is_recorded_under_the_moment_it_is_given(path, outcome):
+    """Whoever settles says when, to the millisecond and in UTC; otherwise it is the present."""
+    with Ledger(path) as ledger:
+        await ledger.record(outcome(), 1_700_000_000.125)
+        await ledger.record(outcome())
+    told, present = (row["recorded_at"] for row in rows(path, "SELECT recorded_at FROM request ORDER BY id"))
+    assert told == "2023-11-14T22:13:20.125+00:00"
+    assert abs(datetime.fromisoformat(present) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 @on_both

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from typing import ClassVar
 
+import msgspec
 from msgspec import Struct
 
 from discostream.config import EndpointSettings
@@ -23,7 +25,8 @@ class Endpoint(ABC):
     """A place that generates.
 
     An adapter's author writes `generate` and, where something must be closed, `aclose`. Keys of its own
-    in `[[endpoint]]` are declared as a frozen msgspec struct in `Options`; slow starts go into `prepare`.
+    in `[[endpoint]]` are declared as a frozen msgspec struct in `Options`, those of them that have no
+    bearing on how fast it is in `neutral_options`; slow starts go into `prepare`.
 
     Attributes:
         name: What the settings call it.
@@ -35,9 +38,13 @@ class Endpoint(ABC):
         models: Models of the catalogue that it will look for on this machine.
         vocabulary: A fingerprint of its token IDs; IDs may travel between endpoints whose fingerprints
             are equal. `None` until it is known.
+        slots: How many requests it serves at a time; `None` where that is not known, or not bounded by us.
+        identity: A short hash of what decides how fast it is: kind, dialect, model, and options. What was
+            learnt of an endpoint holds for as long as this stays the same.
     """
 
     Options: ClassVar[type[Struct]] = NoOptions
+    neutral_options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, settings: EndpointSettings, options: Struct) -> None:
         self.settings = settings
@@ -51,15 +58,17 @@ class Endpoint(ABC):
         self.continues: frozenset[Carrier] = frozenset()
         self.vocabulary: str | None = None
         self.models: tuple[str, ...] = ()
+        self.slots: int | None = None
+        self.identity = _identity(settings, options, self.neutral_options)
 
     @abstractmethod
     def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
         """Stream the answer to `request`, going on from `prefix`.
 
-        The stream is at most one `Prompt`, then `Piece`s of whole characters, then exactly one `Finish`.
-        Closing the generator early cancels the work at the endpoint for real. An empty prefix starts the
-        answer; otherwise only the continuation is sent, never the prefix again, and `request.max_tokens`
-        is what may still be generated.
+        The stream is perhaps a `Prompt`, and another once it knows more, then `Piece`s of whole characters,
+        then exactly one `Finish`. Closing the generator early cancels the work at the endpoint for real. An
+        empty prefix starts the answer; otherwise only the continuation is sent, never the prefix again, and
+        `request.max_tokens` is what may still be generated.
 
         Raises:
             EndpointError: The endpoint refused or broke; the phase says how far it had come.
@@ -74,8 +83,20 @@ class Endpoint(ABC):
             EndpointError: It cannot be made ready.
         """
 
+    async def inspect(self) -> None:
+        """Learn what can be known without starting or asking anything, such as a local model's energy.
+
+        Safe to call again, and instead of `prepare` where nothing is going to be generated.
+        """
+
     async def aclose(self) -> None:
         """Release what the endpoint holds. Safe to call twice."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} ({self.kind.value})>"
+
+
+def _identity(settings: EndpointSettings, options: Struct, neutral: Collection[str]) -> str:
+    telling = {key: value for key, value in msgspec.to_builtins(options).items() if key not in neutral}
+    what = [settings.kind, settings.dialect, settings.model, telling]
+    return hashlib.sha256(msgspec.json.encode(what, order="sorted")).hexdigest()[:12]

@@ -59,13 +59,14 @@ class EmulatedEndpoint(Endpoint):
     """Delivers another endpoint's answers when a recorded service would have.
 
     Delays only hold pieces back: where the inner endpoint is slower than what it emulates, they come late.
-    As a server it costs no joules, whatever the inner endpoint burns.
+    As a server it costs no joules, whatever the inner endpoint burns, and serves any number of requests.
 
     Args:
         inner: The endpoint that generates, in place of the one the options describe.
     """
 
     Options = EmulatedOptions
+    neutral_options = frozenset({"seed"})
 
     def __init__(
         self, settings: EndpointSettings, options: EmulatedOptions, inner: Endpoint | None = None
@@ -83,6 +84,11 @@ class EmulatedEndpoint(Endpoint):
     async def prepare(self) -> None:
         """See `Endpoint.prepare`."""
         await self._inner.prepare()
+        self._follow()
+
+    async def inspect(self) -> None:
+        """See `Endpoint.inspect`."""
+        await self._inner.inspect()
         self._follow()
 
     async def aclose(self) -> None:
@@ -124,6 +130,7 @@ class EmulatedEndpoint(Endpoint):
         """Take over what the inner endpoint knows of itself by now, which may grow while it starts."""
         self.continues = self._inner.continues
         self.vocabulary = self._inner.vocabulary
+        self.slots = None if self.kind is Kind.SERVER else self._inner.slots
         self.energy = Energy() if self.kind is Kind.SERVER else self._inner.energy
 
 

@@ -82,6 +82,7 @@ class LlamaCppEndpoint(Endpoint):
     """
 
     Options = LlamaCppOptions
+    neutral_options = frozenset({"api_key_env", "context_tokens", "read_timeout_s"})
 
     def __init__(self, settings: EndpointSettings, options: LlamaCppOptions) -> None:
         super().__init__(settings, options)
@@ -96,6 +97,7 @@ class LlamaCppEndpoint(Endpoint):
         self._key = api_key(settings.name, options.api_key_env)
         self.options = options
         self.continues = frozenset({Carrier.TOKENS, Carrier.TEXT})
+        self.slots = None if options.base_url else options.slots
         self.engine: Engine | None = None
         self._session: aiohttp.ClientSession | None = None
         self._prepared = False
@@ -124,6 +126,10 @@ class LlamaCppEndpoint(Endpoint):
                 if not self._prepared:
                     await self._learn(server)
                 self._prepared = True
+
+    async def inspect(self) -> None:
+        """Learn the energy of a model whose file is on this machine."""
+        await self._learn_energy(None)
 
     async def aclose(self) -> None:
         """End the engine and all connections."""
@@ -165,6 +171,9 @@ class LlamaCppEndpoint(Endpoint):
         return _Server(self.name, address, self._session, self.options.read_timeout_s)
 
     async def _learn(self, server: _Server) -> None:
+        if self.options.base_url:
+            with suppress(EndpointError, msgspec.DecodeError):  # servers may keep it to themselves
+                self.slots = (await server.props()).total_slots
         meta = None
         try:
             meta = await server.model_meta()
@@ -172,13 +181,16 @@ class LlamaCppEndpoint(Endpoint):
         except (EndpointError, msgspec.DecodeError) as error:
             if isinstance(error, EndpointError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise  # still loading; anything else is an old server, which works but takes only text
+        await self._learn_energy(meta)
+
+    async def _learn_energy(self, meta: _ModelMeta | None) -> None:
         if self.kind is Kind.DEVICE:
             self.energy = await self._energy(meta)
 
     async def _energy(self, meta: _ModelMeta | None) -> Energy:
         """Measured joules where the settings have them, otherwise by the model's shape."""
         prefill_j, decode_j = self.settings.prefill_joules_per_token, self.settings.decode_joules_per_token
-        computed = Energy()
+        computed = self.energy
         if (prefill_j is None or decode_j is None) and (shape := await self._shape(meta)):
             computed = energy_of(shape)
         return Energy(
@@ -199,7 +211,10 @@ class _Timings(Struct):
 
 
 class _Progress(Struct):
-    processed: int
+    """How far llama.cpp has come with a prompt; the first report comes when it begins."""
+
+    total: int
+    cache: int
 
 
 class _Error(Struct):
@@ -272,6 +287,10 @@ class _Model(Struct):
     meta: _ModelMeta
 
 
+class _Props(Struct):
+    total_slots: int
+
+
 class _Models(Struct):
     data: Annotated[tuple[_Model, ...], Meta(min_length=1)]
 
@@ -319,6 +338,10 @@ class _Server:
         models = await self._ask("/v1/models", None, _Models)
         return models.data[0].meta
 
+    async def props(self) -> _Props:
+        """What the server says about itself."""
+        return await self._ask("/props", None, _Props)
+
     async def fingerprint(self, n_vocab: int) -> str:
         """A hash over the text of every token ID."""
         async with self._open("/detokenize", {"tokens": list(range(n_vocab))}) as response:
@@ -365,6 +388,7 @@ class _Attempt:
     endpoint: str
     key: str
     phase: Phase = Phase.CONNECT
+    reading: bool = False
     predicted: int = 0
     held: tuple[int, ...] = ()
 
@@ -392,12 +416,15 @@ class _Attempt:
             raise EndpointError(self.endpoint, self.phase, message) from error
 
     async def events(self, server: _Server, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
-        """Pieces and the finish of one `/completion`."""
+        """What `/completion` found in its cache, then pieces and the finish."""
         self.phase = Phase.PREFILL
         async with aclosing(server.frames(body)) as frames:
             async for frame in frames:
                 if frame.error is not None:
                     raise frame.error.blame(self.endpoint, self.phase)
+                if frame.prompt_progress and not self.reading:
+                    self.reading = True
+                    yield Prompt(frame.prompt_progress.total, frame.prompt_progress.cache)
                 if frame.is_piece:
                     self.phase = Phase.DECODE if frame.content else self.phase
                     yield await self._piece(server, frame)

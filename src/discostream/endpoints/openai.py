@@ -68,6 +68,7 @@ class OpenAIEndpoint(Endpoint):
     """Streams from a server that speaks OpenAI's chat completions."""
 
     Options = OpenAIOptions
+    neutral_options = frozenset(OpenAIOptions.__struct_fields__) - {"base_url"}
 
     def __init__(self, settings: EndpointSettings, options: OpenAIOptions) -> None:
         super().__init__(settings, options)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -28,7 +30,9 @@ class ScriptedOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         answer: The whole answer. A token is a word with the whitespace before it.
         ttft_s: From the start to the first token.
         tbt_s: Between two tokens.
-        prefill_s_per_token: Added to `ttft_s` for every token of prompt and prefix.
+        prefill_s_per_token: Added to `ttft_s` for every token of prompt and prefix that no slot has read.
+        slots: Requests served at a time; the others wait. Each slot keeps the last prompt it read. Any
+            number of requests, and nothing kept, when absent.
         refuses: Fails at the start, with this message.
         breaks_after: Fails once it has sent this many tokens.
         hangs_after: Falls silent for good once it has sent this many tokens.
@@ -40,6 +44,7 @@ class ScriptedOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ttft_s: NotNegative = 0.0
     tbt_s: NotNegative = 0.0
     prefill_s_per_token: NotNegative = 0.0
+    slots: Annotated[int, Meta(ge=1)] | None = None
     refuses: str = ""
     breaks_after: int | None = None
     hangs_after: int | None = None
@@ -62,6 +67,9 @@ class ScriptedEndpoint(Endpoint):
         self.script = options
         self.continues = frozenset(map(Carrier, options.continues))
         self.vocabulary = options.vocabulary
+        self.slots = options.slots
+        self._idle = [_Slot() for _ in range(options.slots or 0)]
+        self._free = anyio.Semaphore(options.slots) if options.slots else None
         self.started = 0
         self.open = 0
 
@@ -82,22 +90,42 @@ class ScriptedEndpoint(Endpoint):
         """Stream the script from where `prefix` ends. See `Endpoint.generate`."""
         script = self.script
         written = _decode(prefix.token_ids) if prefix.token_ids is not None else prefix.text
-        prompt_tokens = sum(count_tokens(message.content) for message in request.messages)
-        prompt_tokens += count_tokens(written)
+        prompt = [token for message in request.messages for token in TOKEN.findall(message.content)]
+        prompt += TOKEN.findall(written)
         tokens = TOKEN.findall(script.answer[len(written) :])
         limit = len(tokens) if request.max_tokens is None else min(request.max_tokens, len(tokens))
         with self._counted():
             if script.refuses:
                 raise EndpointError(self.name, Phase.REFUSED, script.refuses, status=503)
-            yield Prompt(prompt_tokens)
-            await anyio.sleep(script.ttft_s + script.prefill_s_per_token * prompt_tokens)
-            for sent, token in enumerate(tokens[:limit]):
-                await anyio.sleep(script.tbt_s if sent else 0.0)
-                await self._mishap(sent)
-                yield Piece(token, 1, (_encode(token),))
-            await self._mishap(limit)
-            reason = FinishReason.LENGTH if limit < len(tokens) else FinishReason.STOP
-            yield Finish(reason, prompt_tokens, limit)
+            yield Prompt(len(prompt))
+            async with self._slot(prompt) as slot:
+                cached = None if slot is None else _common(slot.read, prompt)
+                if cached is not None:
+                    yield Prompt(len(prompt), cached)
+                await anyio.sleep(script.ttft_s + script.prefill_s_per_token * (len(prompt) - (cached or 0)))
+                if slot is not None:
+                    slot.read = prompt
+                for sent, token in enumerate(tokens[:limit]):
+                    await anyio.sleep(script.tbt_s if sent else 0.0)
+                    await self._mishap(sent)
+                    yield Piece(token, 1, (_encode(token),))
+                await self._mishap(limit)
+                reason = FinishReason.LENGTH if limit < len(tokens) else FinishReason.STOP
+                yield Finish(reason, len(prompt), limit, cached)
+
+    @asynccontextmanager
+    async def _slot(self, prompt: list[str]) -> AsyncGenerator[_Slot | None, None]:
+        """The free slot that has read most of this prompt, as soon as there is one."""
+        if self._free is None:
+            yield None
+            return
+        async with self._free:
+            slot = max(self._idle, key=lambda slot: _common(slot.read, prompt))
+            self._idle.remove(slot)
+            try:
+                yield slot
+            finally:
+                self._idle.append(slot)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -116,9 +144,16 @@ class ScriptedEndpoint(Endpoint):
             await anyio.sleep_forever()
 
 
-def count_tokens(text: str) -> int:
-    """How many tokens a script counts in this text."""
-    return len(TOKEN.findall(text))
+@dataclass(eq=False)
+class _Slot:
+    """What it has read last."""
+
+    read: list[str] = field(default_factory=list)
+
+
+def _common(read: list[str], prompt: list[str]) -> int:
+    """How many tokens two prompts have in common, from the start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(read, prompt, strict=False)))
 
 
 def _encode(token: str) -> int:

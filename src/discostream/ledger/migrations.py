@@ -67,6 +67,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        "ALTER TABLE request ADD COLUMN prompt_chars INTEGER",
+        "CREATE INDEX request_by_recorded_at ON request (recorded_at)",
+        "ALTER TABLE attempt ADD COLUMN ran_s REAL",
+        "ALTER TABLE attempt ADD COLUMN cached_tokens INTEGER",
+        "ALTER TABLE attempt ADD COLUMN ahead INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE attempt ADD COLUMN identity TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """Entry n takes a file from version n to n + 1; the version is kept in `PRAGMA user_version`."""
 

@@ -59,16 +59,21 @@ class Ledger:
         self._writer.start()
         opened.result()
 
-    async def record(self, outcome: Outcome) -> None:
+    async def record(self, outcome: Outcome, at_s: float | None = None) -> None:
         """Return once the outcome and its attempts are committed.
 
         An outcome handed over is written even if the waiting task is cancelled.
+
+        Args:
+            outcome: What was settled.
+            at_s: When (seconds since the epoch, kept to the millisecond); this moment when left out.
 
         Raises:
             ConfigError: The file could not be written.
             anyio.ClosedResourceError: The ledger is closed.
         """
-        entry = _Entry(outcome)
+        at = datetime.now(UTC) if at_s is None else datetime.fromtimestamp(at_s, UTC)
+        entry = _Entry(outcome, at)
         with self._gate:
             if not self._open:
                 raise anyio.ClosedResourceError
@@ -97,7 +102,7 @@ class _Entry:
     """An outcome on its way to the file."""
 
     outcome: Outcome
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    at: datetime
     committed: Future[None] = field(default_factory=Future)
 
 
@@ -229,6 +234,7 @@ def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
         "winner": outcome.winner,
         "ttft_s": outcome.ttft_s,
         "finish_reason": outcome.finish_reason,
+        "prompt_chars": outcome.prompt_chars,
         "prompt_tokens": outcome.prompt_tokens,
         "completion_tokens": outcome.completion_tokens,
         "usd": outcome.usd,
