@@ -12,21 +12,27 @@ start (`stochastic`). It wastes budget on requests that did not need it. The pap
   the device is fastest.
 - server constrained: short prompts stay on the device, long ones race both.
 
-Every policy is a function `(known, settings) -> PlanTable` of frozen values.
+Every policy is a function `(known, settings) -> PlanTable` of frozen values. The paper's know one number, the
+share b; budgets of dollars and joules become the largest b that keeps them.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from discostream.config import PolicySettings
+from discostream.core.budget import DEFAULT_SHARE, POLICY_SHARE, Allowance, Resource
 from discostream.core.cost import constrained_kind
 from discostream.core.distributions import Distribution
+from discostream.core.forecast import forecast
 from discostream.core.profile import EndpointProfile, Known, ServerTtft
 from discostream.types import Kind, Plan, Start
 
@@ -35,6 +41,7 @@ __all__ = [
     "STANDBY",
     "PlanTable",
     "Policy",
+    "allowances_of",
     "device_only",
     "disco",
     "disco_d",
@@ -45,6 +52,9 @@ __all__ = [
 ]
 
 Floats: TypeAlias = NDArray[np.float64]
+
+HALVINGS = 12
+"""How often the range of b is halved in search of what a budget allows: to 1/4096."""
 
 STANDBY = np.inf
 """An offset that never comes: the endpoint starts only when the others have failed."""
@@ -72,33 +82,53 @@ class PlanTable:
 
     def choose(self, prompt_tokens: float, draw: float) -> Plan:
         """The plan for one request; `draw`, uniform in [0, 1), picks among a row's actions."""
-        row = int(np.searchsorted(self.longest, prompt_tokens))
-        action = int(np.searchsorted(np.cumsum(self.weights[row]), draw, side="right"))
-        action = min(action, self.weights.shape[1] - 1)
-        starts = zip(self.endpoints, self.offsets[row, action].tolist(), strict=True)
+        bounds, rows = self._rows
+        shares, plans = rows[bisect_left(bounds, prompt_tokens)]
+        return plans[min(bisect_right(shares, draw), len(plans) - 1)]
+
+    @cached_property
+    def _rows(self) -> tuple[list[float], list[tuple[list[float], list[Plan]]]]:
+        """The bounds, and for each row the running sum of its weights and the plan of each action."""
+        rows = []
+        for weights, offsets in zip(self.weights, self.offsets, strict=True):
+            taken = weights > 0
+            rows.append(
+                (np.cumsum(weights[taken]).tolist(), [self._plan(action) for action in offsets[taken]])
+            )
+        return self.longest.tolist(), rows
+
+    def _plan(self, offsets: Floats) -> Plan:
+        starts = zip(self.endpoints, offsets.tolist(), strict=True)
         return Plan(
             self.policy,
-            tuple(Start(name, None if at == STANDBY else at) for name, at in starts if not np.isnan(at)),
+            tuple(Start(name, None if at == STANDBY else at) for name, at in starts if not math.isnan(at)),
         )
 
 
 Policy = Callable[[Known, PolicySettings], PlanTable]
 
 
+def allowances_of(known: Known, settings: PolicySettings) -> tuple[Allowance, ...]:
+    """Everything that a plan has to keep: the budgets, and the paper's share as `policy.share`.
+
+    The share limits the constrained kind where there are both kinds; without any budget it is one half. Where
+    the allowances have one already, it follows actual spend and stands for the settings' own.
+    """
+    follows = any(each.budget == POLICY_SHARE for each in known.allowances)
+    if follows or (settings.share is None and known.allowances) or not _has_both_kinds(known):
+        return known.allowances
+    share = DEFAULT_SHARE if settings.share is None else settings.share
+    held_back = Allowance(POLICY_SHARE, Resource.SHARE, _constrained(known, settings), share)
+    return (*known.allowances, held_back)
+
+
 def disco(known: Known, settings: PolicySettings) -> PlanTable:
-    """The paper's policy for whichever kind the budget holds back."""
-    device, server = _first(known, Kind.DEVICE), _first(known, Kind.SERVER)
-    if device is None or server is None:
+    """The paper's policy for whichever kind the budget holds back, with the first endpoint of each."""
+    if not _has_both_kinds(known):
         return _first_alone(known, "disco")
-    lengths = known.prompt_tokens.samples
-    if _constraint(settings, device, server) is Kind.DEVICE:
-        assert isinstance(server.ttft, ServerTtft)
-        bounds, waits = disco_d(lengths, server.ttft.distribution, settings.share, settings.alpha)
-        rows = [{server.name: 0.0, device.name: wait} for wait in waits]
-    else:
-        bounds = np.array([disco_s(lengths, settings.share), np.inf])
-        rows = [{device.name: 0.0}, {device.name: 0.0, server.name: 0.0}]
-    return _table("disco", known, bounds, [[row] for row in rows])
+    if _constrained(known, settings) is Kind.DEVICE:
+        return _spending_all(known, settings, _device_waiting)
+    return _spending_all(known, settings, _short_prompts_local)
 
 
 def disco_d(lengths: Floats, server: Distribution, share: float, alpha: float) -> tuple[Floats, Floats]:
@@ -116,8 +146,7 @@ def disco_d(lengths: Floats, server: Distribution, share: float, alpha: float) -
     """
     tail = min(alpha, share)
     longest_wait = float(server.quantile(1.0 - tail)) if tail > 0 else STANDBY
-    distinct, counts = np.unique(lengths, return_counts=True)
-    tokens = distinct * counts / lengths.sum()
+    distinct, tokens = _tokens_by_length(lengths)
     spent = (1.0 - tail) * np.cumsum(tokens)
     left = share - tail
     unwaited = int(np.searchsorted(spent, left * (1 + 1e-12), side="right"))
@@ -130,26 +159,39 @@ def disco_d(lengths: Floats, server: Distribution, share: float, alpha: float) -
     return np.array([below, cut_off, np.inf]), np.array([0.0, wait, longest_wait])
 
 
-def disco_s(lengths: Floats, share: float) -> float:
-    """The longest prompt that stays on the device (the paper's DiSCo-S), in tokens.
+def disco_s(lengths: Floats, share: float) -> tuple[Floats, Floats]:
+    """Which prompts the server takes too, by prompt length (the paper's DiSCo-S).
 
-    Longer prompts hold at most `share` of all prompt tokens.
+    Args:
+        lengths: Prompt lengths in tokens, sorted, one per sample.
+        share: b, the share of all prompt tokens the server may take.
+
+    Returns:
+        The longest prompt of each row (tokens) and the share of the row's requests that race: none up to a
+        threshold, as many at it as use up the budget, and all beyond.
     """
     if share in (0.0, 1.0):
-        return np.inf if share == 0.0 else 0.0
-    distinct, counts = np.unique(lengths, return_counts=True)
-    beyond = 1.0 - np.cumsum(distinct * counts) / lengths.sum()
-    return float(distinct[int(np.argmax(beyond <= share + 1e-12))])
+        return np.array([np.inf]), np.array([share])
+    distinct, tokens = _tokens_by_length(lengths)
+    beyond = np.append(np.cumsum(tokens[::-1])[-2::-1], 0.0)
+    threshold = int(np.argmax(beyond <= share))
+    below = float(distinct[threshold - 1]) if threshold else 0.0
+    racing = min((share - beyond[threshold]) / tokens[threshold], 1.0)
+    return np.array([below, distinct[threshold], np.inf]), np.array([0.0, racing, 1.0])
+
+
+def _tokens_by_length(lengths: Floats) -> tuple[Floats, Floats]:
+    """The distinct lengths, which are sorted already, and each one's share of all tokens."""
+    last = np.append(np.flatnonzero(np.diff(lengths)), lengths.size - 1)
+    distinct = lengths[last]
+    return distinct, distinct * np.diff(last, prepend=-1) / lengths.sum()
 
 
 def stochastic(known: Known, settings: PolicySettings) -> PlanTable:
     """The baseline: a share of the requests, drawn at random, may use the constrained kind too."""
-    device, server = _first(known, Kind.DEVICE), _first(known, Kind.SERVER)
-    if device is None or server is None:
+    if not _has_both_kinds(known):
         return _first_alone(known, "stochastic")
-    free = server if _constraint(settings, device, server) is Kind.DEVICE else device
-    actions = [{free.name: 0.0}, {device.name: 0.0, server.name: 0.0}]
-    return _table("stochastic", known, np.array([np.inf]), [actions], [1.0 - settings.share, settings.share])
+    return _spending_all(known, settings, _joining_at_random)
 
 
 def server_only(known: Known, settings: PolicySettings) -> PlanTable:
@@ -167,14 +209,79 @@ def offsets(known: Known, settings: PolicySettings) -> PlanTable:
     return _table("offsets", known, np.array([np.inf]), [[dict(settings.offsets)]])
 
 
-def _constraint(settings: PolicySettings, device: EndpointProfile, server: EndpointProfile) -> Kind:
-    if settings.constraint == "auto":
-        return constrained_kind(device.rates, server.rates)
-    return Kind(settings.constraint)
+def _device_waiting(known: Known, settings: PolicySettings, share: float) -> PlanTable:
+    device, server = _first(known, Kind.DEVICE), _first(known, Kind.SERVER)
+    assert isinstance(server.ttft, ServerTtft)
+    lengths = known.prompt_tokens.samples
+    bounds, waits = disco_d(lengths, server.ttft.distribution, share, settings.alpha)
+    return _table("disco", known, bounds, [[{server.name: 0.0, device.name: wait}] for wait in waits])
 
 
-def _first(known: Known, kind: Kind) -> EndpointProfile | None:
-    return next((endpoint for endpoint in known.endpoints if endpoint.kind is kind), None)
+def _short_prompts_local(known: Known, settings: PolicySettings, share: float) -> PlanTable:
+    device, server = _first(known, Kind.DEVICE), _first(known, Kind.SERVER)
+    bounds, racing = disco_s(known.prompt_tokens.samples, share)
+    actions = [{device.name: 0.0}, {device.name: 0.0, server.name: 0.0}]
+    return _table("disco", known, bounds, [actions] * racing.size, np.column_stack((1.0 - racing, racing)))
+
+
+def _joining_at_random(known: Known, settings: PolicySettings, share: float) -> PlanTable:
+    device, server = _first(known, Kind.DEVICE), _first(known, Kind.SERVER)
+    free = server if _constrained(known, settings) is Kind.DEVICE else device
+    actions = [{free.name: 0.0}, {device.name: 0.0, server.name: 0.0}]
+    return _table("stochastic", known, np.array([np.inf]), [actions], np.array([[1.0 - share, share]]))
+
+
+def _has_both_kinds(known: Known) -> bool:
+    return {endpoint.kind for endpoint in known.endpoints} == set(Kind)
+
+
+def _first(known: Known, kind: Kind) -> EndpointProfile:
+    return next(endpoint for endpoint in known.endpoints if endpoint.kind is kind)
+
+
+def _constrained(known: Known, settings: PolicySettings) -> Kind:
+    """The kind that the settings hold back, or the only one with a budget, or the dearer one."""
+    if settings.constraint != "auto":
+        return Kind(settings.constraint)
+    budgeted = {_kind_that_spends(allowance) for allowance in known.allowances}
+    if len(budgeted) == 1:
+        return budgeted.pop()
+    return constrained_kind(_first(known, Kind.DEVICE).rates, _first(known, Kind.SERVER).rates)
+
+
+def _kind_that_spends(allowance: Allowance) -> Kind:
+    if allowance.kind is not None:
+        return allowance.kind
+    return Kind.SERVER if allowance.resource is Resource.USD else Kind.DEVICE
+
+
+def _spending_all(
+    known: Known,
+    settings: PolicySettings,
+    plan: Callable[[Known, PolicySettings, float], PlanTable],
+) -> PlanTable:
+    """The plan for the largest b that keeps every budget on the constrained kind; for 0, where none does."""
+    kind = _constrained(known, settings)
+    ours = [each for each in allowances_of(known, settings) if _kind_that_spends(each) is kind]
+    most = min((each.per_request for each in ours if each.resource is Resource.SHARE), default=1.0)
+    billed = [each for each in ours if each.resource is not Resource.SHARE]
+    affordable, unaffordable = 0.0, min(most, 1.0)
+    if _keeps(known, billed, plan(known, settings, unaffordable)):
+        return plan(known, settings, unaffordable)
+    for _ in range(HALVINGS):
+        middle = (affordable + unaffordable) / 2
+        if _keeps(known, billed, plan(known, settings, middle)):
+            affordable = middle
+        else:
+            unaffordable = middle
+    return plan(known, settings, affordable)
+
+
+def _keeps(known: Known, allowances: Sequence[Allowance], table: PlanTable) -> bool:
+    if not allowances:
+        return True
+    expected = forecast(known, table)
+    return all(expected.spend(allowance) <= allowance.per_request for allowance in allowances)
 
 
 def _first_alone(known: Known, policy: str) -> PlanTable:
@@ -183,7 +290,7 @@ def _first_alone(known: Known, policy: str) -> PlanTable:
 
 
 def _only(known: Known, kind: Kind, policy: str) -> PlanTable:
-    endpoint = _first(known, kind)
+    endpoint = next((endpoint for endpoint in known.endpoints if endpoint.kind is kind), None)
     if endpoint is None:
         raise ValueError(f"policy {policy!r} needs an endpoint of kind {kind.value!r}")
     return _table(policy, known, np.array([np.inf]), [[{endpoint.name: 0.0}]], others=NEVER)
@@ -194,9 +301,9 @@ def _table(
     known: Known,
     longest: Floats,
     rows: Sequence[Sequence[dict[str, float]]],
-    weights: Sequence[float] = (1.0,),
+    weights: Floats | None = None,
     others: float = STANDBY,
 ) -> PlanTable:
     names = tuple(endpoint.name for endpoint in known.endpoints)
     table = np.array([[[action.get(name, others) for name in names] for action in row] for row in rows])
-    return PlanTable(policy, names, longest, table, np.tile(weights, (len(rows), 1)))
+    return PlanTable(policy, names, longest, table, np.ones((len(rows), 1)) if weights is None else weights)
