@@ -26,7 +26,7 @@ MODULES = sorted(
     if path.name != "__main__.py"
 )
 LAYERS = (
-    ("errors", "types", "config"),
+    ("errors", "types", "checks", "config"),
     ("core",),
     ("wire", "engine", "ledger", "builtin", "endpoints"),
     ("session",),
@@ -115,6 +115,7 @@ def test_every_setting_is_documented():
     tables = {
         "endpoint": config.EndpointSettings,
         "policy": config.PolicySettings,
+        "budget": config.BudgetSettings,
         "migration": config.MigrationSettings,
         "cost": config.CostSettings,
         "gateway": config.GatewaySettings,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 import anyio.lowlevel
 
-from discostream.config import MigrationSettings, PolicySettings
+from discostream.config import CostSettings, MigrationSettings, PolicySettings
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.scripted import ScriptedEndpoint
-from discostream.session.house import House
+from discostream.session.conversations import Conversations
+from discostream.session.house import House, Surroundings
 from discostream.session.knowledge import Knowledge
 from discostream.session.planner import Planner
 from discostream.session.run import run
@@ -43,7 +45,7 @@ class Book:
 
     outcomes: list[Outcome] = field(default_factory=list)
 
-    async def record(self, outcome: Outcome) -> None:
+    async def record(self, outcome: Outcome, at_s: float) -> None:
         await anyio.lowlevel.checkpoint()
         self.outcomes.append(outcome)
 
@@ -73,10 +75,15 @@ def a_house(
 ) -> House:
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
     offsets = dict.fromkeys(by_name, 0.0) if offsets is None else offsets
-    planner = Planner(policy or PolicySettings(name="offsets", offsets=dict(offsets)), seed=1)
-    return House(
-        by_name, Knowledge(by_name), planner, Book(), MigrationSettings(enabled=migrate), usd_per_joule
+    knowledge = Knowledge(by_name)
+    planner = Planner(
+        policy or PolicySettings(name="offsets", offsets=dict(offsets)),
+        Surroundings(knowledge, CostSettings(usd_per_joule=usd_per_joule)),
+        seed=1,
+        elsewhere=lambda work: work(),
     )
+    migration = MigrationSettings(enabled=migrate)
+    return House(by_name, knowledge, planner, Book(), migration, Counter(), Conversations(by_name))
 
 
 class AClient:

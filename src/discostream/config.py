@@ -14,17 +14,20 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 from msgspec import Meta, Struct
 
+from discostream.checks import refuse_contradictions
 from discostream.errors import ConfigError
 from discostream.types import Kind
 
 __all__ = [
     "DEFAULT_CONFIG",
+    "BudgetSettings",
     "CostSettings",
     "EndpointSettings",
     "GatewaySettings",
     "LedgerSettings",
     "MigrationSettings",
     "PolicySettings",
+    "ProfileSettings",
     "Settings",
     "check_settings",
     "convert_options",
@@ -83,16 +86,61 @@ class PolicySettings(_Table, frozen=True):
     Attributes:
         name: A policy in the `discostream.policies` entry-point group.
         constraint: Which kind the budget holds back; `auto` decides from converted prices.
-        share: b, the share of all prompt tokens that the constrained kind may take.
-        alpha: Share of the budget kept for the tail before anything else (device constraint only).
+        share: b, the share of all prompt tokens that the constrained kind may take; when absent, one half
+            if there is no `[[budget]]`, and no limit of its own if there is.
+        alpha: Share of the budget kept for the tail before anything else (`disco`, device constraint).
+        deadline_s: A TTFT beyond it counts as late (`optimal` only).
+        lateness_weight: How much a second of expected lateness counts beside one of TTFT (`optimal` only).
+        private: Whether no request may ever leave the device.
         offsets: Seconds after arrival per endpoint, for `name = "offsets"`.
     """
 
     name: str = "disco"
     constraint: Literal["auto", "server", "device"] = "auto"
-    share: Share = 0.5
+    share: Share | None = None
     alpha: Share = 0.05
+    deadline_s: Positive = 2.0
+    lateness_weight: NotNegative = 0.0
+    private: bool = False
     offsets: dict[str, NotNegative] = {}
+
+
+class BudgetSettings(_Table, frozen=True):
+    """One `[[budget]]`: exactly one of `share`, `usd`, `joules` and `battery_percent`.
+
+    Attributes:
+        name: How messages and the ledger call it; made from what it says when absent.
+        share: The share of all prompt tokens that the kind `of` may process.
+        of: `device` or `server`, for a share.
+        usd: Dollars.
+        joules: Joules.
+        battery_percent: Joules, as a part of the full battery of `cost.battery_wh`.
+        per: The window after which the budget renews; for all but a share.
+        mode: `soft` holds in the long run, `hard` is never exceeded.
+    """
+
+    name: str = ""
+    share: Share | None = None
+    of: Kind | None = None
+    usd: NotNegative | None = None
+    joules: NotNegative | None = None
+    battery_percent: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    per: Literal["hour", "day", "month"] | None = None
+    mode: Literal["soft", "hard"] = "soft"
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        """What it limits, by the key that says so: one entry, once the settings are checked."""
+        keys = ("share", "usd", "joules", "battery_percent")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+    @property
+    def label(self) -> str:
+        """Its name, or else what it says, such as `2 usd per day`."""
+        units = {"battery_percent": "% of the battery"}
+        told = ", ".join(f"{value:g} {units.get(key, key)}" for key, value in self.amounts.items())
+        where = f" of {self.of}" if self.of else ""
+        return self.name or f"{told}{where}{f' per {self.per}' if self.per else ''}"
 
 
 class MigrationSettings(_Table, frozen=True):
@@ -111,11 +159,29 @@ class CostSettings(_Table, frozen=True):
     """`[cost]`: the exchange rate between energy and money.
 
     Attributes:
-        usd_per_joule: What a joule of the device is worth; the default is 0.17 $ per kWh from a socket.
-            On a battery that must last, a joule is worth far more.
+        usd_per_joule: What a joule of the device is worth, always; when absent it follows the power supply.
+        usd_per_kwh: What it is worth from a socket, per kilowatt-hour.
+        usd_per_joule_empty: What it is worth when the battery is all but empty; on battery, the rate rises
+            to it from the socket's as the charge falls.
+        battery_wh: What the full battery holds, where the system does not say.
     """
 
-    usd_per_joule: NotNegative = 4.7e-8
+    usd_per_joule: NotNegative | None = None
+    usd_per_kwh: NotNegative = 0.17
+    usd_per_joule_empty: NotNegative = 1e-3
+    battery_wh: Positive | None = None
+
+
+class ProfileSettings(_Table, frozen=True):
+    """`[profile]`: how soon what was learnt is forgotten.
+
+    Attributes:
+        half_life_requests: After so many requests an observation counts for half.
+        half_life_s: After so many seconds it counts for half, too.
+    """
+
+    half_life_requests: Positive = 500.0
+    half_life_s: Annotated[float, Meta(gt=0.0)] = 86_400.0
 
 
 class GatewaySettings(_Table, frozen=True):
@@ -145,6 +211,8 @@ class Settings(_Table, frozen=True):
 
     endpoint: tuple[EndpointSettings, ...] = ()
     policy: PolicySettings = PolicySettings()
+    budget: tuple[BudgetSettings, ...] = ()
+    profile: ProfileSettings = ProfileSettings()
     migration: MigrationSettings = MigrationSettings()
     cost: CostSettings = CostSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -205,13 +273,16 @@ def settings_from(tree: Mapping[str, Any]) -> Settings:
         ConfigError: Naming the field, the value and what would be right.
     """
     tree = dict(tree)
-    endpoints = tree.get("endpoint", [])
-    if not isinstance(endpoints, list):
-        raise ConfigError("endpoint: must be written as [[endpoint]], once per endpoint")
-    tree["endpoint"] = [_split_options(index, table) for index, table in enumerate(endpoints)]
+    for name in ("endpoint", "budget"):
+        if not isinstance(tree.setdefault(name, []), list):
+            raise ConfigError(f"{name}: must be written as [[{name}]], once per {name}")
+    tree["endpoint"] = [_split_options(index, table) for index, table in enumerate(tree["endpoint"])]
+    for index, budget in enumerate(tree["budget"]):
+        if isinstance(budget, Mapping):
+            _refuse_unknown(budget, BudgetSettings.__struct_fields__, f"budget[{index}]: ")
     for name, value in tree.items():
         _refuse_unknown([name], Settings.__struct_fields__, "")
-        if name != "endpoint" and isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             table = type(getattr(_DEFAULTS, name))
             _refuse_unknown(value, table.__struct_fields__, f"{name}: ")
     settings = _convert(tree, Settings, "")
@@ -234,6 +305,7 @@ def convert_options(settings: EndpointSettings, options: type[Table]) -> Table:
 
 
 _DEFAULTS = Settings()
+_TABLES = frozenset(Settings.__struct_fields__) - {"endpoint", "budget"}
 
 
 def _split_options(index: int, table: Any) -> dict[str, Any]:
@@ -284,30 +356,24 @@ def _explain(tree: Any, message: str) -> str:
 
 def _choices(path: str) -> str:
     """The values of a setting that takes only some, in words; empty for any other setting."""
-    hints = get_type_hints(EndpointSettings) | get_type_hints(PolicySettings)
+    hints = get_type_hints(EndpointSettings) | get_type_hints(PolicySettings) | get_type_hints(BudgetSettings)
     hint = hints.get(path.rpartition(".")[2])
-    if get_origin(hint) is Literal:
-        return ", ".join(get_args(hint))
-    return ", ".join(hint) if isinstance(hint, type) and issubclass(hint, StrEnum) else ""
+    for option in (hint, *get_args(hint)):  # the arguments are those of `… | None`
+        if get_origin(option) is Literal:
+            return ", ".join(get_args(option))
+        if isinstance(option, type) and issubclass(option, StrEnum):
+            return ", ".join(option)
+    return ""
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse settings whose tables contradict each other.
+    """Refuse settings that are out of range, or contradict each other; those made in code are held to it too.
 
     Raises:
-        ConfigError: Two endpoints share a name, or offsets name an endpoint that does not exist.
+        ConfigError: Naming the field, the value and what would be right.
     """
-    names = [endpoint.name for endpoint in settings.endpoint]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"endpoint.name = {name!r}: used twice; every endpoint needs a name of its own")
-    for name in settings.policy.offsets:
-        if name not in names:
-            raise ConfigError(
-                f"policy.offsets: no endpoint is called {name!r}; there are: {', '.join(names)}"
-            )
-    if settings.policy.name == "offsets" and not settings.policy.offsets:
-        raise ConfigError('policy.offsets: must name at least one endpoint for policy.name = "offsets"')
+    _convert(msgspec.to_builtins(settings), Settings, "")
+    refuse_contradictions(settings)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -333,7 +399,7 @@ def _with_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[
         section, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
         if section == "endpoint" and len(rest) == 2:
             table, name, hints = _endpoint_named(tree, rest[0], variable), rest[1], EndpointSettings
-        elif section in Settings.__struct_fields__ and section != "endpoint" and len(rest) == 1:
+        elif section in _TABLES and len(rest) == 1:
             table, name, hints = tree.setdefault(section, {}), rest[0], type(getattr(_DEFAULTS, section))
         else:
             raise ConfigError(

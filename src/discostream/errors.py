@@ -4,6 +4,7 @@ DiscoError
 ├── ConfigError          the settings: names the field, the value and the fix
 ├── RequestRejected      the client: the request itself cannot be served
 ├── EndpointError        theirs: one endpoint failed; carries the endpoint and the phase
+│   └── BudgetSpent      the user's own wish: a hard budget leaves too little to start there
 ├── AllEndpointsFailed   theirs: nothing could answer; the first cause is the reported one
 ├── AnswerInterrupted    ours: the connection was closed before the answer was whole
 ├── NotConnected         ours: the connection is not open, or not open any more
@@ -20,6 +21,7 @@ from enum import StrEnum
 __all__ = [
     "AllEndpointsFailed",
     "AnswerInterrupted",
+    "BudgetSpent",
     "ConfigError",
     "DiscoError",
     "DownloadError",
@@ -100,17 +102,34 @@ class EndpointError(DiscoError):
         self.code = code
 
 
+class BudgetSpent(EndpointError):  # noqa: N818
+    """A hard budget leaves too little to start an attempt; nothing was asked of the endpoint.
+
+    It stands among the failures of a request, because that is what it is to whoever waits for an answer.
+
+    Args:
+        endpoint: The endpoint that was not started.
+        budget: The budget's name.
+        message: What is left of it, and when it renews.
+    """
+
+    def __init__(self, endpoint: str, budget: str, message: str) -> None:
+        super().__init__(endpoint, Phase.REFUSED, message, status=402, code="budget_spent")
+        self.budget = budget
+
+
 class AllEndpointsFailed(DiscoError):  # noqa: N818
     """No endpoint could answer, or go on answering.
 
     Args:
         causes: One error per failed attempt, the first failure first.
+        remark: Why there were no more of them, where that needs saying.
     """
 
-    def __init__(self, causes: Sequence[EndpointError]) -> None:
+    def __init__(self, causes: Sequence[EndpointError], remark: str = "") -> None:
         first, *rest = causes
         also = f" (also failed: {'; '.join(str(cause) for cause in rest)})" if rest else ""
-        super().__init__(f"{first}{also}")
+        super().__init__(f"{first}{also}{remark and '; '}{remark}")
         self.causes = tuple(causes)
 
     @property

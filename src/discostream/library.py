@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import os
 import uuid
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
@@ -26,6 +30,7 @@ from discostream.config import (
     check_settings,
     load_settings,
 )
+from discostream.core.budget import budgets_from, warning_of
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import (
@@ -36,12 +41,17 @@ from discostream.errors import (
     NotConnected,
     RequestRejected,
 )
+from discostream.ledger.queries import spent_since
 from discostream.ledger.store import Ledger, default_ledger_path
-from discostream.session.house import House
+from discostream.session.conversations import Conversations
+from discostream.session.house import House, Surroundings
 from discostream.session.knowledge import Knowledge
+from discostream.session.pins import refuse_impossible_pins
 from discostream.session.planner import Planner
+from discostream.session.power import PowerSupply, battery_wh
+from discostream.session.purse import Purse
 from discostream.session.run import run
-from discostream.types import Delivered, Kind, Message, Outcome, Request, Sampling
+from discostream.types import PROBE, Delivered, Kind, Message, Outcome, Request, Sampling
 
 __all__ = ["Answer", "Disco", "connect"]
 
@@ -92,14 +102,34 @@ class Disco:
         }
         _refuse_missing_kind(settings.policy, self.endpoints)
         self._seed = seed
-        self._planner = Planner(settings.policy, seed)
-        self._knowledge = Knowledge(self.endpoints)
+        self._knowledge = Knowledge(self.endpoints, settings.profile)
+        self._recalled = False
+        self._conversations = Conversations(self.endpoints)
+        self._power = PowerSupply()
+        self._purse = Purse(budgets_from(settings, battery_wh()))
+        self._planner = self._plan_under(settings)
+        self._running: Counter[str] = Counter()
         self._connection = _Connection()
 
     async def __aenter__(self) -> Disco:
         ledger_path = self.settings.ledger.path or default_ledger_path()
         await self._connection.open(ledger_path, self.endpoints.values())
+        if not self._recalled:
+            await self._recall(ledger_path)
+        self._planner.prepare(anyio.current_time())
         return self
+
+    async def _recall(self, ledger_path: str | Path) -> None:
+        """Take up what the ledger knows: what was learnt, and what was spent."""
+        try:
+            await anyio.to_thread.run_sync(self._knowledge.recall, ledger_path)
+            await anyio.to_thread.run_sync(self._purse.load, partial(spent_since, ledger_path))
+        except BaseException:
+            await self._connection.close()
+            raise
+        self._recalled = True
+        if warning := warning_of(self.settings):
+            log.warning("%s", warning)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -137,8 +167,13 @@ class Disco:
         _refuse_missing_kind(settings.policy, self.endpoints)
         other = copy.copy(self)
         other.settings = settings
-        other._planner = Planner(settings.policy, self._seed)
+        other._purse = self._purse.under(budgets_from(settings, battery_wh()))
+        other._planner = other._plan_under(settings)
         return other
+
+    def _plan_under(self, settings: Settings) -> Planner:
+        surroundings = Surroundings(self._knowledge, settings.cost, self._power, self._purse)
+        return Planner(settings.policy, surroundings, self._seed)
 
     def stream(
         self,
@@ -151,6 +186,8 @@ class Disco:
         seed: int | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
+        policy: str | None = None,
+        private: bool = False,
     ) -> Answer:
         """Start answering a conversation; iterate over what comes back.
 
@@ -163,10 +200,12 @@ class Disco:
             seed: Holds on one endpoint only.
             presence_penalty: Against words that occurred.
             frequency_penalty: Against words by how often they occurred.
+            policy: The policy to plan this request by; the settings' own when left out.
+            private: Whether it must never leave the device.
 
         Raises:
-            RequestRejected: There is no message, one is not a message or not Unicode, or `max_tokens` is
-                not positive.
+            RequestRejected: There is no message, one is not a message or not Unicode, `max_tokens` is not
+                positive, or what is asked of the policy or of privacy cannot be had.
             NotConnected: Outside of `async with`.
         """
         if max_tokens is not None and max_tokens < 1:
@@ -188,6 +227,8 @@ class Disco:
                 stop=stops,
                 sampling=sampling,
                 pinned="a stop string may straddle the seam" if stops else None,
+                policy=policy,
+                private=private,
             )
         )
 
@@ -195,10 +236,14 @@ class Disco:
         """Start answering a request; iterate over what comes back.
 
         Raises:
-            RequestRejected: A message holds half a character, as broken input does, and cannot be sent.
+            RequestRejected: A message holds half a character, as broken input does, and cannot be sent; or
+                its policy or its privacy cannot be had.
             NotConnected: Outside of `async with`.
         """
         _refuse_broken_text(request.messages)
+        if self.settings.policy.private and request.policy != PROBE:
+            request = dataclasses.replace(request, private=True)
+        refuse_impossible_pins(request, self.endpoints, self.settings.policy)
         tasks, ledger = self._connection.require_open()
         house = House(
             self.endpoints,
@@ -206,7 +251,9 @@ class Disco:
             self._planner,
             ledger,
             self.settings.migration,
-            self.settings.cost.usd_per_joule,
+            self._running,
+            self._conversations,
+            self._purse,
         )
         answer = Answer(request)
         tasks.start_soon(answer._progress.follow, request, house)

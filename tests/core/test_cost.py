@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from discostream.config import CostSettings
 from discostream.core.cost import (
     JOULES_PER_FLOP,
     Energy,
@@ -10,6 +13,7 @@ from discostream.core.cost import (
     Rates,
     constrained_kind,
     energy_of,
+    exchange_rate,
 )
 from discostream.types import Kind
 
@@ -71,3 +75,25 @@ def test_an_exchange_rate_puts_energy_and_money_on_one_scale():
 def test_the_device_is_held_back_only_where_both_its_phases_are_dearer(device, server, held_back):
     """Its cheaper phase must cost more than the server's dearer one; a tie holds the server back."""
     assert constrained_kind(device, server) is held_back
+
+
+@pytest.mark.parametrize(
+    ("charge", "usd_per_joule"), [(None, 5e-8), (1.0, 5e-8), (0.5, 5e-8 + (1e-3 - 5e-8) / 8), (0.0, 1e-3)]
+)
+def test_a_joule_is_dearer_the_less_there_are(charge, usd_per_joule):
+    """From a socket and on a full battery a joule costs what electricity does; on an empty one far more."""
+    settings = CostSettings(usd_per_kwh=0.18, usd_per_joule_empty=1e-3)
+    assert exchange_rate(settings, charge) == pytest.approx(usd_per_joule)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_exchange_rate_never_falls_with_the_charge(one, other):
+    """The emptier the battery, the dearer the joule."""
+    low, high = sorted((one, other))
+    assert exchange_rate(CostSettings(), low) >= exchange_rate(CostSettings(), high)
+
+
+def test_a_fixed_exchange_rate_ignores_the_battery():
+    """Whoever states a rate gets it, on battery and off."""
+    settings = CostSettings(usd_per_joule=2e-6)
+    assert {exchange_rate(settings, charge) for charge in (None, 0.0, 0.5, 1.0)} == {2e-6}

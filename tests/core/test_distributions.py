@@ -155,3 +155,72 @@ def test_what_is_no_number_is_refused():
     """A sample that is not a number would poison every quantile."""
     with pytest.raises(ValueError, match="numbers only"):
         Distribution.of_samples([1.0, math.nan])
+
+
+def test_what_never_comes_lies_at_infinity():
+    """Of four samples one is infinite: quantiles beyond three quarters are, and so is the mean."""
+    distribution = Distribution.of_samples([1.0, math.inf, 2.0, 3.0])
+    assert distribution.never == 0.25
+    assert distribution.quantile([0.375, 0.75, 0.76]).tolist() == [2.0, 3.0, math.inf]
+    assert distribution.cdf([3.0, math.inf]).tolist() == [0.75, 0.75]
+    assert distribution.mean == math.inf
+    assert distribution.mean_residual(2.0) == pytest.approx(
+        Distribution.of_samples([1, 2, 3]).mean_residual(2.0)
+    )
+
+
+def test_nothing_that_ever_comes_is_a_distribution_too():
+    """Only failures were seen: every share above none lies at infinity."""
+    distribution = Distribution.of_samples([math.inf, math.inf])
+    assert (distribution.never, distribution.cdf(1e9)) == (1.0, 0.0)
+    assert distribution.quantile([0.1, 1.0]).tolist() == [math.inf, math.inf]
+
+
+def test_what_is_left_can_be_capped():
+    """Having reached 4 of U(0, 10), at most up to 8: (4 + 8)/2 - 4 = 2 for two in three, 4 for the third."""
+    assert UNIFORM.mean_residual(4.0, up_to=8.0) == pytest.approx(2 / 3 * 2.0 + 1 / 3 * 4.0)
+    assert UNIFORM.mean_residual(4.0, up_to=99.0) == pytest.approx(3.0)
+    assert UNIFORM.mean_residual(4.0, up_to=4.0) == 0.0
+    assert UNIFORM.mean_residual(-2.0, up_to=-1.0) == pytest.approx(1.0)
+
+
+@given(samples, st.floats(0.0, 1e4), st.floats(0.0, 1e4), st.floats(0.0, 1e4))
+def test_a_higher_cap_never_leaves_less(values, reached, cap, more):
+    """What is left grows with the cap, from nothing to all there is, and never past the cap."""
+    distribution = Distribution.of_samples(values)
+    capped = distribution.mean_residual(reached, up_to=cap)
+    assert -1e-6 <= capped <= max(cap - reached, 0.0) + 1e-6
+    assert capped <= distribution.mean_residual(reached, up_to=cap + more) + 1e-6
+    assert distribution.mean_residual(reached, up_to=1e5) == pytest.approx(
+        distribution.mean_residual(reached)
+    )
+
+
+def test_what_is_left_leaps_over_a_gap():
+    """Nothing lies between two atoms: past the first, the second is to be expected."""
+    atoms = Distribution(np.array([0.0, 0.5, 0.5, 1.0]), np.array([1.0, 1.0, 3.0, 3.0]))
+    assert atoms.mean_residual(1.0) == pytest.approx(2.0)
+    assert atoms.mean_residual(2.0) == pytest.approx(1.0)
+    assert atoms.mean_residual(2.0, up_to=2.5) == pytest.approx(0.5)
+    assert atoms.mean_residual(2.0, up_to=3.0) == pytest.approx(1.0)
+
+
+def test_scaled_is_the_distribution_of_so_many_times_as_much():
+    """Quantiles and mean are stretched; the share that never comes is not."""
+    distribution = Distribution.of_samples([1.0, 2.0, 3.0, math.inf]).scaled(3.0)
+    assert distribution.quantile(0.375) == pytest.approx(6.0)
+    assert distribution.never == 0.25
+    assert UNIFORM.scaled(0.5).mean == 2.5
+
+
+def test_thinned_keeps_the_middle_and_the_tails():
+    """A hundred thousand knots become some hundred; quantiles to 1 in 10,000 and the mean stay."""
+    rng = np.random.default_rng(5)
+    thick = Distribution.of_samples(rng.lognormal(0.0, 1.0, 100_000))
+    thin = thick.thinned()
+    assert thin.probabilities.size < 300
+    shares = np.array([1e-4, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
+    assert thin.quantile(shares) == pytest.approx(thick.quantile(shares), rel=0.02)
+    assert thin.quantile([0.0, 1.0]).tolist() == thick.quantile([0.0, 1.0]).tolist()
+    assert thin.mean == pytest.approx(thick.mean, rel=1e-3)
+    assert UNIFORM.thinned() is UNIFORM

@@ -66,9 +66,11 @@ async def test_waits_until_the_buffer_hides_the_handoff():
     cloud = server(ttft_s=0.1, tbt_s=0.1, answer=LONG.upper())
     house = a_house([laptop, cloud], {"cloud": 0.0}, migrate=True)
     house = replace(house, migration=MigrationSettings(consumption_tokens_per_s=5.0))
-    slow = house.knowledge._learnt["laptop"]
+    known = house.knowledge._profiles["laptop"]
+    slow = known.ttft
     for _ in range(500):
-        slow.ttft = slow.ttft.observe(10, 0.49 / CAUTION).observe(1000, 0.49 / CAUTION)
+        slow = slow.observe(10, 0.49 / CAUTION).observe(1000, 0.49 / CAUTION)
+    house.knowledge._profiles["laptop"] = replace(known, ttft=slow)
     played = await play(house)
     (migration,) = played.outcome.migrations
     # Tokens come every 0.1 s and are read every 0.2 s: n delivered at 0.1 n leave n - 5 x 0.1 n = n / 2

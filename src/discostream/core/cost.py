@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from discostream.config import CostSettings
 from discostream.types import Kind
 
 __all__ = [
     "JOULES_PER_FLOP",
+    "JOULES_PER_KWH",
     "Energy",
     "ModelShape",
     "Prices",
     "Rates",
     "constrained_kind",
     "energy_of",
+    "exchange_rate",
 ]
 
 JOULES_PER_FLOP = 1.6e-10
@@ -22,6 +25,9 @@ JOULES_PER_FLOP = 1.6e-10
 T-MAC's profiling data (github.com/microsoft/T-MAC, docs/profiling_data.md): Llama-2-7B on the CPU of
 a Jetson AGX Orin decodes at 2.12 J a token, which is 2 x 6.74e9 FLOPs of work.
 """
+
+
+JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,24 @@ class Rates:
             prices.prompt_usd_per_mtok / 1e6 + energy.prefill_j_per_token * usd_per_joule,
             prices.completion_usd_per_mtok / 1e6 + energy.decode_j_per_token * usd_per_joule,
         )
+
+
+def exchange_rate(settings: CostSettings, charge: float | None) -> float:
+    """What a joule of the device is worth now, in dollars.
+
+    A fixed rate always holds. Otherwise it is the price of electricity, and on battery it rises from there
+    to the rate of an empty one with the cube of what is missing: half-way at a charge of a fifth.
+
+    Args:
+        settings: `[cost]`.
+        charge: How full the battery is that the device runs on, in [0, 1]; `None` from a socket.
+    """
+    if settings.usd_per_joule is not None:
+        return settings.usd_per_joule
+    socket = settings.usd_per_kwh / JOULES_PER_KWH
+    if charge is None:
+        return socket
+    return float(socket + (settings.usd_per_joule_empty - socket) * (1.0 - charge) ** 3)
 
 
 def constrained_kind(device: Rates, server: Rates) -> Kind:

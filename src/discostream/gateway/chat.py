@@ -12,9 +12,11 @@ from dataclasses import replace
 import anyio
 from aiohttp import web
 
+from discostream.errors import RequestRejected
 from discostream.gateway.errors import describe
 from discostream.gateway.models import endpoint_named
 from discostream.library import Answer, Disco
+from discostream.session.pins import refuse_unknown_policy
 from discostream.types import Delivered, Outcome
 from discostream.wire.openai_schema import ChatCall, ChunkEncoder, decode_chat_request, encode_completion
 from discostream.wire.sse import DONE, comment, data_event
@@ -23,6 +25,9 @@ __all__ = ["DISCO", "REQUEST_ID", "chat_completions", "request_id_of"]
 
 DISCO = web.AppKey("disco", Disco)
 REQUEST_ID = web.RequestKey("request_id", str)
+
+POLICY_HEADER = "x-disco-policy"
+PRIVATE_HEADER = "x-disco-private"
 
 KEEP_ALIVE_S = 15.0
 """Load balancers cut streams that are silent for 30 s or more."""
@@ -39,7 +44,12 @@ async def chat_completions(http: web.Request) -> web.StreamResponse:
     arrived_at = anyio.current_time()
     call = decode_chat_request(await http.read(), arrived_at=arrived_at, request_id=request_id_of(http))
     disco = http.app[DISCO]
-    request = replace(call.request, endpoint=endpoint_named(call.model, disco))
+    request = replace(
+        call.request,
+        endpoint=endpoint_named(call.model, disco),
+        policy=_policy_of(http),
+        private=_is_private(http),
+    )
     async with disco.submit(request) as answer:
         return await (_stream(http, call, answer) if call.stream else _collect(call, answer))
 
@@ -50,6 +60,23 @@ def request_id_of(http: web.Request) -> str:
         sent = http.headers.get("x-request-id", "")
         http[REQUEST_ID] = sent if _SANE_ID.fullmatch(sent) else uuid.uuid4().hex
     return http[REQUEST_ID]
+
+
+def _policy_of(http: web.Request) -> str | None:
+    """The policy that the client asks for; `None` where it leaves that to the settings."""
+    name = http.headers.get(POLICY_HEADER)
+    if name is not None:
+        refuse_unknown_policy(name, POLICY_HEADER)
+    return name
+
+
+def _is_private(http: web.Request) -> bool:
+    value = http.headers.get(PRIVATE_HEADER, "false")
+    if value not in ("true", "false"):
+        raise RequestRejected(
+            f"`{PRIVATE_HEADER}`: {value!r} is neither true nor false", param=PRIVATE_HEADER
+        )
+    return value == "true"
 
 
 async def _collect(call: ChatCall, answer: Answer) -> web.Response:

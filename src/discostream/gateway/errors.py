@@ -11,7 +11,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 
-from discostream.errors import AllEndpointsFailed, AnswerInterrupted, NotConnected, Phase, RequestRejected
+from discostream.errors import (
+    AllEndpointsFailed,
+    AnswerInterrupted,
+    BudgetSpent,
+    NotConnected,
+    Phase,
+    RequestRejected,
+)
 from discostream.wire.openai_schema import encode_error
 from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED
 
@@ -77,12 +84,16 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 def _describe_failure(error: AllEndpointsFailed) -> ErrorReply:
     """Endpoints were raced and tried in turn already, so a client's own retries would only cost more."""
     headers = {"x-should-retry": "false"}
-    if all(cause.code == CONTEXT_LENGTH_EXCEEDED for cause in error.causes):
+    tried = [cause for cause in error.causes if not isinstance(cause, BudgetSpent)]
+    if not tried:
+        body = encode_error(str(error), "insufficient_quota", code=error.first.code)
+        return ErrorReply(HTTPStatus.PAYMENT_REQUIRED, body, headers)
+    if all(cause.code == CONTEXT_LENGTH_EXCEEDED for cause in tried):
         body = encode_error(
             str(error), "invalid_request_error", param="messages", code=CONTEXT_LENGTH_EXCEEDED
         )
         return ErrorReply(400, body, headers)
-    unreachable = all(cause.phase is Phase.CONNECT for cause in error.causes)
+    unreachable = all(cause.phase is Phase.CONNECT for cause in tried)
     body = encode_error(str(error), "server_error", code="all_endpoints_failed")
     return ErrorReply(503 if unreachable else 502, body, headers)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,7 +15,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from discostream.endpoints.base import Endpoint
-from discostream.errors import EndpointError, Phase
+from discostream.errors import AllEndpointsFailed, BudgetSpent, EndpointError, Phase
+from discostream.session.purse import Purse, Reservation
 from discostream.types import AttemptOutcome, Event, Finish, Piece, Prefix, Prompt, Request
 
 __all__ = ["Attempts", "LiveAttempt", "Report"]
@@ -30,7 +32,7 @@ class LiveAttempt:
     """One try on one endpoint, while it runs.
 
     Attributes:
-        request: What the endpoint was asked; a continuation may write fewer tokens than the whole answer.
+        reservation: What is set aside for it.
         started_at: When it began.
         outcome: What it would count as if everything ended now.
         won: Whether its content came first in the race.
@@ -38,10 +40,13 @@ class LiveAttempt:
         decode_s: How long its pieces after the first kept us waiting, which a slow reader does not add to.
         prompt_tokens: The prompt's length as the endpoint counted it, the prefix included.
         completion_tokens: Tokens it generated so far.
+        cached_tokens: How much of the prompt came out of the endpoint's cache.
+        ahead: Other attempts that ran at the endpoint when this one started.
+        ended_at: When it ended or was cancelled.
     """
 
     endpoint: Endpoint
-    request: Request
+    reservation: Reservation
     prefix: Prefix
     started_at: float
     outcome: AttemptOutcome = AttemptOutcome.LOST
@@ -51,14 +56,22 @@ class LiveAttempt:
     decode_s: float = 0.0
     prompt_tokens: int | None = None
     completion_tokens: int = 0
+    cached_tokens: int | None = None
+    ahead: int = 0
+    ended_at: float | None = None
     finish: Finish | None = None
     error: EndpointError | None = None
+
+    @property
+    def request(self) -> Request:
+        """What the endpoint is asked; a continuation, or a budget, may allow less than the whole answer."""
+        return self.reservation.request
 
     def note(self, event: Event, asked_at: float, at: float) -> None:
         """Count an event that came at `at` after waiting since `asked_at`, whether or not anyone wants it."""
         match event:
-            case Prompt(tokens):
-                self.prompt_tokens = tokens
+            case Prompt(tokens, cached_tokens):
+                self.prompt_tokens, self.cached_tokens = tokens, cached_tokens
             case Piece(text, tokens):
                 self.completion_tokens += tokens
                 if self.first_at is not None:
@@ -69,6 +82,18 @@ class LiveAttempt:
                 self.finish = event
                 self.prompt_tokens = event.prompt_tokens or self.prompt_tokens
                 self.completion_tokens = event.completion_tokens or self.completion_tokens
+                if event.cached_tokens is not None:
+                    self.cached_tokens = event.cached_tokens
+
+    def cancel(self) -> None:
+        """Let it go; what it would have said later is not known."""
+        self.end()
+        self.scope.cancel()
+
+    def end(self) -> None:
+        """Note the moment, unless it was over before."""
+        if self.ended_at is None:
+            self.ended_at = anyio.current_time()
 
 
 Report: TypeAlias = tuple[LiveAttempt, Event | EndpointError]
@@ -80,11 +105,26 @@ class Attempts:
     Args:
         endpoints: What may be started, by name.
         estimated_tokens: About how long the prompt is, until an endpoint has counted it.
+        running: How many attempts run at each endpoint, those of all requests together; kept up to date here.
+        purse: What may be spent; every attempt's most is set aside before it starts.
+
+    Attributes:
+        started: All that were, in order.
+        refused: Why the latest attempt could not start, by endpoint, where it was for a budget.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], estimated_tokens: int) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        estimated_tokens: int,
+        running: Counter[str],
+        purse: Purse,
+    ) -> None:
         self.endpoints = endpoints
         self.estimated_tokens = estimated_tokens
+        self.running = running
+        self.purse = purse
+        self.refused: dict[str, BudgetSpent] = {}
         self.started: list[LiveAttempt] = []
         self._reports, self._inbox = anyio.create_memory_object_stream[Report](INBOX_SIZE)
         self._stack = AsyncExitStack()
@@ -100,7 +140,7 @@ class Attempts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         for attempt in self.started:
-            attempt.scope.cancel()
+            attempt.cancel()
         return await self._stack.__aexit__(kind, error, trace)
 
     @property
@@ -110,11 +150,40 @@ class Attempts:
         return next((tokens for tokens in fresh if tokens), self.estimated_tokens)
 
     def start(self, name: str, request: Request, prefix: Prefix) -> LiveAttempt:
-        """Begin an attempt now."""
-        attempt = LiveAttempt(self.endpoints[name], request, prefix, anyio.current_time())
+        """Begin an attempt now.
+
+        Raises:
+            BudgetSpent: A hard budget leaves too little for it.
+        """
+        reservation = self._reserve(name, request, prefix)
+        attempt = LiveAttempt(
+            self.endpoints[name], reservation, prefix, anyio.current_time(), ahead=self.running[name]
+        )
         self.started.append(attempt)
+        self.running[name] += 1
         self._tasks.start_soon(self._pump, attempt)
         return attempt
+
+    def can_start(self, name: str, request: Request, prefix: Prefix) -> bool:
+        """Whether hard budgets leave enough for an attempt at this moment."""
+        try:
+            self._reserve(name, request, prefix).release()
+        except BudgetSpent:
+            return False
+        return True
+
+    def _reserve(self, name: str, request: Request, prefix: Prefix) -> Reservation:
+        try:
+            return self.purse.reserve(self.endpoints[name], request, prefix)
+        except BudgetSpent as error:
+            self.refused[name] = error
+            raise
+
+    def exhausted(self, failures: Sequence[EndpointError]) -> AllEndpointsFailed:
+        """The error for when nobody is left: what failed, then whom a budget kept from starting."""
+        failed = {failure.endpoint for failure in failures}
+        refused = [refusal for name, refusal in self.refused.items() if name not in failed]
+        return AllEndpointsFailed([*failures, *refused])
 
     async def hear(self, until: float = math.inf) -> Report | None:
         """The next report of an attempt nobody cancelled; `None` when the moment `until` comes first."""
@@ -126,12 +195,24 @@ class Attempts:
         return None
 
     async def _pump(self, attempt: LiveAttempt) -> None:
+        try:
+            await self._stream(attempt)
+        finally:
+            self.running[attempt.endpoint.name] -= 1
+            attempt.end()
+
+    async def _stream(self, attempt: LiveAttempt) -> None:
         with attempt.scope:
             try:
+                if attempt.reservation.is_provisional:
+                    await attempt.endpoint.prepare()
+                    attempt.reservation.confirm()
                 async with aclosing(attempt.endpoint.generate(attempt.request, attempt.prefix)) as events:
                     asked_at = anyio.current_time()
                     async for event in events:
                         attempt.note(event, asked_at, anyio.current_time())
+                        if isinstance(event, Prompt):
+                            attempt.reservation.shrink(event.tokens)
                         await self._reports.send((attempt, event))
                         asked_at = anyio.current_time()
                 if attempt.finish is None:
@@ -143,7 +224,9 @@ class Attempts:
                 await self._fail(attempt, _broke(attempt, f"{type(error).__name__}: {error}"))
 
     async def _fail(self, attempt: LiveAttempt, error: EndpointError) -> None:
-        attempt.error, attempt.outcome = error, AttemptOutcome.FAILED
+        never = isinstance(error, BudgetSpent)
+        attempt.error = error
+        attempt.outcome = AttemptOutcome.NOT_STARTED if never else AttemptOutcome.FAILED
         await self._reports.send((attempt, error))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import anyio
 
 from discostream.core.handoff import FINAL, Signal, State, advance
 from discostream.core.seam import EchoFilter, ends_sentence
-from discostream.errors import AllEndpointsFailed, EndpointError
+from discostream.errors import EndpointError
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.race import Lead
 from discostream.session.successors import Successor, Successors
@@ -111,7 +111,7 @@ class Delivery:
             elif self.target and heard[0] is self.target.attempt:
                 await self._from_target(self.target, heard[1])
         if self.finish is None:
-            raise AllEndpointsFailed(self.failures)
+            raise self.attempts.exhausted(self.failures)
         return self.finish
 
     async def _from_source(self, report: Event | EndpointError) -> None:
@@ -160,11 +160,7 @@ class Delivery:
         return True
 
     def _start_target(self, successor: Successor, reason: MigrationReason, late_at: float) -> None:
-        request = self.request
-        if request.max_tokens is not None:
-            request = replace(request, max_tokens=request.max_tokens - self.written.tokens)
-        prefix = self.written.prefix(with_ids=successor.by is Carrier.TOKENS)
-        attempt = self.attempts.start(successor.name, request, prefix)
+        attempt = self.attempts.start(successor.name, *self.successors.rest(successor.by))
         echo = EchoFilter("" if successor.by is Carrier.TOKENS else self.written.text)
         self.target = Target(attempt, successor.by, reason, late_at, echo)
 
@@ -173,7 +169,7 @@ class Delivery:
         self._signal(Signal.TARGET_READY)
         if target.reason is MigrationReason.COST:
             self.source.outcome = AttemptOutcome.MIGRATED_FROM
-        self.source.scope.cancel()
+        self.source.cancel()
         written.forget_unwritten(keep_ids=target.by is Carrier.TOKENS)
         written.migrations.append(
             Migration(
@@ -239,7 +235,7 @@ class Delivery:
 
     def _cancel_target(self) -> None:
         if self.target:
-            self.target.attempt.scope.cancel()
+            self.target.attempt.cancel()
             self.target = None
 
     def _is_full(self) -> bool:

@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from discostream.config import MigrationSettings
+from discostream.config import CostSettings, MigrationSettings
+from discostream.core.cost import constrained_kind, exchange_rate
+from discostream.core.profile import Known
 from discostream.endpoints.base import Endpoint
+from discostream.session.conversations import Conversations
 from discostream.session.knowledge import Knowledge
 from discostream.session.planner import Planner
-from discostream.types import Outcome
+from discostream.session.power import PowerSupply
+from discostream.session.purse import Purse
+from discostream.types import Kind, Outcome
 
-__all__ = ["House", "Recorder"]
+__all__ = ["House", "Recorder", "Surroundings"]
 
 
 class Recorder(Protocol):
     """Keeps settled requests."""
 
-    async def record(self, outcome: Outcome) -> None:
-        """Return once the outcome is safe."""
+    async def record(self, outcome: Outcome, at_s: float) -> None:
+        """Return once the outcome, settled at this moment (seconds since the epoch), is safe."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """All that plans are made from: what was learnt, what energy is worth, and what may be spent.
+
+    Attributes:
+        cost: `[cost]`.
+        power: The machine's battery, if it has one.
+        purse: What may be spent.
+    """
+
+    knowledge: Knowledge
+    cost: CostSettings
+    power: PowerSupply = field(default_factory=PowerSupply)
+    purse: Purse = field(default_factory=Purse)
+
+    def known(self) -> Known:
+        """One frozen snapshot of this moment."""
+        known = self.knowledge.known(self.usd_per_joule, now_s=time.time())
+        return replace(known, allowances=self.purse.allowances(_dearer(known)))
+
+    def version(self) -> object:
+        """Changes when a service did, or when endpoints turned out to cost something else than they did."""
+        energies = tuple(endpoint.energy for endpoint in self.knowledge.endpoints.values())
+        return self.knowledge.changes, energies
+
+    @property
+    def usd_per_joule(self) -> float:
+        """The exchange rate of this moment."""
+        return exchange_rate(self.cost, self.power.charge())
+
+
+def _dearer(known: Known) -> Kind:
+    """The kind that prices say should be held back; the one there is, where there is only one."""
+    rates = {endpoint.kind: endpoint.rates for endpoint in reversed(known.endpoints)}
+    if len(rates) < len(Kind):
+        return next(iter(rates), Kind.SERVER)
+    return constrained_kind(rates[Kind.DEVICE], rates[Kind.SERVER])
 
 
 @dataclass(frozen=True)
@@ -27,7 +73,9 @@ class House:
     """The endpoints, what is known of them, the planner in force, and the ledger.
 
     Attributes:
-        usd_per_joule: The exchange rate.
+        running: How many attempts run at each endpoint.
+        conversations: What each endpoint has read lately.
+        purse: What may be spent.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -35,4 +83,6 @@ class House:
     planner: Planner
     ledger: Recorder
     migration: MigrationSettings
-    usd_per_joule: float
+    running: Counter[str]
+    conversations: Conversations
+    purse: Purse = field(default_factory=Purse)

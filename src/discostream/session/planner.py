@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
+from threading import Thread
+from typing import Protocol
 
+import msgspec.structs
 import numpy as np
 
 from discostream.config import PolicySettings, suggest
 from discostream.core.policies import PlanTable, Policy
-from discostream.core.profile import Known
+from discostream.core.profile import DeviceTtft, Known
 from discostream.errors import ConfigError
 from discostream.types import Plan
 
-__all__ = ["GROUP", "Planner", "load_policy"]
+__all__ = ["GROUP", "Outlook", "Planner", "Source", "in_a_thread", "load_policy", "policy_names"]
+
+log = logging.getLogger(__name__)
 
 GROUP = "discostream.policies"
-REBUILD_AFTER = 16
-"""Requests between two plan tables; building one takes about a tenth of a millisecond."""
+
+REBUILD_AFTER = 32
+"""Requests after which a table is made anew."""
+
+REBUILD_AFTER_S = 30.0
+"""Seconds after which it is: budgets, batteries and the age of observations do not wait for requests."""
+
+
+def policy_names() -> list[str]:
+    """Every installed policy, in order of name."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
 
 
 def load_policy(name: str) -> Policy:
@@ -25,41 +42,161 @@ def load_policy(name: str) -> Policy:
     Raises:
         ConfigError: No such policy is installed.
     """
-    known = {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
-    if name not in known:
-        raise ConfigError(f"policy.name = {name!r}: no such policy; {suggest(name, known)}")
-    policy: Policy = known[name].load()
-    return policy
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            policy: Policy = entry.load()
+            return policy
+    raise ConfigError(f"policy.name = {name!r}: no such policy; {suggest(name, policy_names())}")
+
+
+class Source(Protocol):
+    """Where a planner looks before it makes a table."""
+
+    def known(self) -> Known:
+        """One frozen snapshot of this moment."""
+
+    def version(self) -> object:
+        """Something that is equal as long as a table made earlier still fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A snapshot of what is known, and the table that was made from it."""
+
+    known: Known
+    table: PlanTable
+
+
+def in_a_thread(work: Callable[[], None]) -> None:
+    """Do the work beside the event loop."""
+    Thread(target=work, name="disco-planner").start()
 
 
 class Planner:
-    """Plans requests by a table that is made anew as knowledge grows.
+    """Plans requests by a table that is made anew as knowledge grows, while the old one serves.
 
     Args:
-        settings: The policy's name and budget.
+        settings: The policy's name and its own settings.
+        source: What the tables are made from.
         seed: For policies that draw; `None` is different every time.
+        elsewhere: Runs the making of tables; only a request that finds none at all waits for one.
     """
 
-    def __init__(self, settings: PolicySettings, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: PolicySettings,
+        source: Source,
+        seed: int | None = None,
+        elsewhere: Callable[[Callable[[], None]], None] = in_a_thread,
+    ) -> None:
         self.settings = settings
         self._policy = load_policy(settings.name)
+        self._source = source
+        self._seed = seed
+        self._elsewhere = elsewhere
         self._rng = np.random.default_rng(seed)
-        self._table: PlanTable | None = None
-        self._age = 0
+        self._outlook: Outlook | None = None
+        self._next: Outlook | None = None
+        self._building = False
+        self._planned = 0
+        self._made_at = 0.0
+        self._made_from: object = None
+        self._others: dict[str, Planner] = {}
 
-    def plan(self, known: Known, prompt_tokens: int) -> Plan:
-        """Who starts when, for a prompt of this length.
+    def under(self, policy: str | None) -> Planner:
+        """The planner for another policy with the same settings and source; this one for `None`.
 
         Raises:
-            ConfigError: The policy names nobody, or an endpoint that does not exist.
+            ConfigError: No such policy is installed.
         """
-        if self._table is None or self._age >= REBUILD_AFTER:
-            self._table, self._age = self._policy(known, self.settings), 0
-        self._age += 1
-        plan = self._table.choose(prompt_tokens, self._rng.random())
-        names = {start.endpoint for start in plan.starts}
-        if not names or not names <= {endpoint.name for endpoint in known.endpoints}:
-            raise ConfigError(
-                f"policy.name = {self.settings.name!r}: plans {sorted(names) or 'nobody'}; correct the policy"
-            )
-        return plan
+        if policy is None or policy == self.settings.name:
+            return self
+        if policy not in self._others:
+            settings = msgspec.structs.replace(self.settings, name=policy)
+            self._others[policy] = Planner(settings, self._source, self._seed, self._elsewhere)
+        return self._others[policy]
+
+    def prepare(self, at: float) -> None:
+        """Begin to make the first table, so that the first request need not wait for it."""
+        if self._outlook is None and not self._building:
+            self._begin(at)
+
+    def outlook(self, at: float) -> Outlook:
+        """What to plan by at the moment `at` (monotonic seconds).
+
+        Raises:
+            ConfigError: The policy's first table names nobody, or an endpoint that does not exist.
+        """
+        if self._next is not None:
+            self._outlook, self._next = self._next, None
+        if self._outlook is None:
+            self._note_rebuild(at)
+            self._outlook = self._build(self._source.known())
+        elif not self._building and self._is_due(at):
+            self._begin(at)
+        self._planned += 1
+        return self._outlook
+
+    def choose(
+        self,
+        outlook: Outlook,
+        prompt_tokens: float,
+        uncached_tokens: Mapping[str, float],
+        running: Mapping[str, int],
+    ) -> Plan:
+        """Who starts when, for one request.
+
+        Args:
+            outlook: What to plan by.
+            prompt_tokens: The prompt's length.
+            uncached_tokens: How much of it each device would have to read; all of it for those left out.
+            running: How many attempts run at each endpoint.
+        """
+        length = _length_to_look_up(outlook.known, prompt_tokens, uncached_tokens, running)
+        return outlook.table.choose(length, self._rng.random())
+
+    def _is_due(self, at: float) -> bool:
+        return (
+            self._planned >= REBUILD_AFTER
+            or at - self._made_at >= REBUILD_AFTER_S
+            or self._source.version() != self._made_from
+        )
+
+    def _begin(self, at: float) -> None:
+        self._note_rebuild(at)
+        known = self._source.known()
+        self._building = True
+        self._elsewhere(lambda: self._rebuild(known))
+
+    def _note_rebuild(self, at: float) -> None:
+        self._planned, self._made_at, self._made_from = 0, at, self._source.version()
+
+    def _rebuild(self, known: Known) -> None:
+        try:
+            self._next = self._build(known)
+        except Exception:
+            log.exception("policy %r could not make a new table; the old one serves on", self.settings.name)
+        finally:
+            self._building = False
+
+    def _build(self, known: Known) -> Outlook:
+        table = self._policy(known, self.settings)
+        strangers = set(table.endpoints) - {endpoint.name for endpoint in known.endpoints}
+        idle = np.isnan(table.offsets).all(axis=-1) & (table.weights > 0)
+        if strangers or idle.any():
+            whom = sorted(strangers) or "nobody"
+            raise ConfigError(f"policy.name = {self.settings.name!r}: plans {whom}; correct the policy")
+        return Outlook(known, table)
+
+
+def _length_to_look_up(
+    known: Known, prompt_tokens: float, uncached_tokens: Mapping[str, float], running: Mapping[str, int]
+) -> float:
+    """The prompt length whose plan fits: shorter for a cached prefix, longer for a queue at the device."""
+    for endpoint in known.endpoints:
+        if isinstance(endpoint.ttft, DeviceTtft):
+            s_per_token, _ = endpoint.ttft.line()
+            felt = uncached_tokens.get(endpoint.name, prompt_tokens)
+            queued_s = endpoint.wait_s(running.get(endpoint.name, 0))
+            return felt + queued_s / s_per_token if s_per_token > 0 else felt
+    return prompt_tokens

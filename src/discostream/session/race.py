@@ -3,19 +3,20 @@
 The problem: start several endpoints, each after its own delay, take whichever answers first, and leave
 nothing behind. The naive answer, the first *byte* wins, crowns servers that send headers, keep-alives or an
 error in a 200; so only text counts. A failed attempt brings the next planned start forward, because waiting
-for it would only add to a bad day; who merely stands by starts when nobody runs any more. The last one
-running is never cut (paper, section 4.2, has no failures).
+for it would only add to a bad day, and so does an endpoint that a spent budget keeps from starting; who
+merely stands by starts when nobody runs any more. The last one running is never cut (paper, section 4.2, has
+no failures).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
 
-from discostream.errors import AllEndpointsFailed, EndpointError
+from discostream.errors import BudgetSpent, EndpointError
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.types import AttemptOutcome, Finish, FinishReason, Piece, Plan, Prefix, Request, Start
 
@@ -49,10 +50,16 @@ async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
     hurried = False
     while waiting or running:
         while waiting and (hurried or not running or _due_at(waiting[0], request) <= anyio.current_time()):
-            attempt = attempts.start(waiting.pop(0).endpoint, request, Prefix())
+            try:
+                attempt = attempts.start(waiting.pop(0).endpoint, request, Prefix())
+            except BudgetSpent:
+                hurried = _is_planned(waiting)
+                continue
             said[attempt] = []
             running.add(attempt)
             hurried = False
+        if not running:
+            break
         heard = await attempts.hear(until=_due_at(waiting[0], request) if waiting else math.inf)
         if heard is None:
             continue
@@ -70,15 +77,20 @@ async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
             case EndpointError():
                 failures.append(report)
                 running.discard(attempt)
-                hurried = bool(waiting) and waiting[0].offset_s is not None
+                hurried = _is_planned(waiting)
     silent = [attempt for attempt in said if attempt.error is None]
     if not silent:
-        raise AllEndpointsFailed(failures)
+        raise attempts.exhausted(failures)
     return _crown(silent[0], said, failures)
 
 
 def _due_at(start: Start, request: Request) -> float:
     return math.inf if start.offset_s is None else request.arrived_at + start.offset_s
+
+
+def _is_planned(waiting: Sequence[Start]) -> bool:
+    """Whether the next one waits for its time, and not for all others to fail."""
+    return bool(waiting) and waiting[0].offset_s is not None
 
 
 def _crown(
@@ -87,5 +99,5 @@ def _crown(
     winner.outcome, winner.won = AttemptOutcome.WON, True
     for attempt in said:
         if attempt is not winner:
-            attempt.scope.cancel()
+            attempt.cancel()
     return Lead(winner, tuple(said[winner]), tuple(failures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Protocol
 
 import anyio
@@ -12,11 +13,12 @@ from discostream.errors import AllEndpointsFailed
 from discostream.session.attempts import Attempts
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
+from discostream.session.pins import explained, kept_private
 from discostream.session.race import race
 from discostream.session.settle import settle
 from discostream.session.successors import Successors
 from discostream.session.written import Written
-from discostream.types import Delivered, FinishReason, Outcome, Plan, Request, Start
+from discostream.types import PROBE, Delivered, FinishReason, Message, Outcome, Plan, Request, Start
 
 __all__ = ["Client", "run"]
 
@@ -50,11 +52,17 @@ async def run(request: Request, house: House, client: Client) -> None:
     Raises:
         AllEndpointsFailed: Nothing could answer, or go on answering; what was spent is settled all the same.
     """
-    known = house.knowledge.known(house.usd_per_joule)  # 2 profile
+    planner = house.planner if request.endpoint else house.planner.under(request.policy)
+    outlook = planner.outlook(request.arrived_at)  # 2 profile
+    known = outlook.known
     estimated_tokens = house.knowledge.estimate_tokens(request.prompt_chars)
-    plan = _pinned(request) or house.planner.plan(known, estimated_tokens)  # 3 plan
+    plan = _pinned(request) or planner.choose(  # 3 plan
+        outlook, estimated_tokens, _uncached_tokens(request, house), house.running
+    )
+    if request.private:
+        plan = kept_private(plan, house.endpoints)
     endpoints = {start.endpoint: house.endpoints[start.endpoint] for start in plan.starts}
-    attempts = Attempts(endpoints, estimated_tokens)
+    attempts = Attempts(endpoints, estimated_tokens, house.running, house.purse)
     written = Written(request.arrived_at, client.take, Reader(house.migration.consumption_tokens_per_s))
     successors = Successors(request, known, endpoints, attempts, written, house.migration)
     may_migrate = house.migration.enabled and request.pinned is None
@@ -69,14 +77,17 @@ async def run(request: Request, house: House, client: Client) -> None:
                     finish = await delivery.run(lead)  # 5 deliver / migrate
                 except Exception as error:
                     # Kept until the task group is left, which would wrap it in an exception group.
-                    failure = error
+                    failure = explained(error, request)
     finally:
+        at_s = time.time()
         outcome = settle(  # 6 settle
             request, plan, known, attempts, written, finish=finish, error=_told(failure)
         )
+        house.purse.count(outcome)
         with anyio.CancelScope(shield=True):
-            await _record(outcome, house)
-        house.knowledge.observe(outcome)
+            await _record(outcome, at_s, house)
+        house.knowledge.observe(outcome, at_s)
+        _remember(request, attempts, written, house)
         client.settled(outcome)
     if failure is not None:
         raise failure
@@ -85,7 +96,26 @@ async def run(request: Request, house: House, client: Client) -> None:
 def _pinned(request: Request) -> Plan | None:
     if request.endpoint is None:
         return None
-    return Plan(f"pinned to {request.endpoint}", (Start(request.endpoint, 0.0),))
+    policy = PROBE if request.policy == PROBE else f"pinned to {request.endpoint}"
+    return Plan(policy, (Start(request.endpoint, 0.0),))
+
+
+def _uncached_tokens(request: Request, house: House) -> dict[str, float]:
+    """How much of the prompt each endpoint would have to read."""
+    return {
+        name: house.knowledge.estimate_tokens(house.conversations.uncached_chars(name, request.messages))
+        for name in house.endpoints
+    }
+
+
+def _remember(request: Request, attempts: Attempts, written: Written, house: House) -> None:
+    """Note who has read the prompt, and its answer too where one endpoint wrote all of it."""
+    for attempt in attempts.started:
+        if attempt.first_at is not None:
+            messages = request.messages
+            if attempt.won and not written.migrations:
+                messages += (Message("assistant", written.text),)
+            house.conversations.remember(attempt.endpoint.name, messages)
 
 
 def _told(failure: Exception | None) -> str | None:
@@ -94,9 +124,9 @@ def _told(failure: Exception | None) -> str | None:
     return repr(failure)
 
 
-async def _record(outcome: Outcome, house: House) -> None:
+async def _record(outcome: Outcome, at_s: float, house: House) -> None:
     try:
-        await house.ledger.record(outcome)
+        await house.ledger.record(outcome, at_s)
     except Exception:
         # The reader has the answer already; what the ledger could not take is kept in the log.
         log.exception("request not recorded: %s", outcome.as_disco())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+from discostream.core.budget import most_prompt_tokens
 from discostream.core.profile import Known
-from discostream.errors import Phase
+from discostream.errors import BudgetSpent, Phase
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.written import Written
 from discostream.types import Attempt, AttemptOutcome, FinishReason, Outcome, Plan, Request
@@ -13,6 +15,8 @@ from discostream.types import Attempt, AttemptOutcome, FinishReason, Outcome, Pl
 __all__ = ["settle"]
 
 NOTHING_ACCEPTED = (Phase.CONNECT, Phase.REFUSED)
+CLIENTS_FAULT = frozenset({400, 404, 413, 422})
+"""Statuses by which an endpoint refuses a request for what it says, which tells nothing of the endpoint."""
 
 
 def settle(
@@ -25,7 +29,7 @@ def settle(
     finish: FinishReason | None,
     error: str | None,
 ) -> Outcome:
-    """The account of one request, once nothing of it runs any more.
+    """The account of one request, once nothing of it runs any more; budgets pay for it here.
 
     An attempt's prompt counts in full from its start, unless it was refused: what a server or a device had
     read of it when it was cancelled cannot be known from outside.
@@ -41,7 +45,7 @@ def settle(
         prompt_tokens=(winner.prompt_tokens if winner else None) or attempts.prompt_tokens,
         completion_tokens=_delivered_tokens(winner, written),
         attempts=(
-            *(_settled(attempt, attempts, known) for attempt in attempts.started),
+            *(_paid(attempt, _settled(attempt, attempts, known)) for attempt in attempts.started),
             *_never_started(plan, known, attempts),
         ),
         migrations=tuple(written.migrations),
@@ -57,11 +61,17 @@ def _delivered_tokens(winner: LiveAttempt | None, written: Written) -> int:
     return written.tokens
 
 
+def _paid(attempt: LiveAttempt, settled: Attempt) -> Attempt:
+    attempt.reservation.settle(usd=settled.usd, joules=settled.joules, prompt_tokens=settled.prompt_tokens)
+    return settled
+
+
 def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
     endpoint = attempt.endpoint
     refused = attempt.error is not None and attempt.error.phase in NOTHING_ACCEPTED
     read = 0 if refused else _read_tokens(attempt, attempts)
-    billed = attempt.completion_tokens
+    wrote = _written_tokens(attempt)
+    billed = wrote
     if not refused and attempt.finish is None and not endpoint.cancel_stops_billing:
         billed = max(billed, _full_length(attempt.request, known))
     return Attempt(
@@ -70,15 +80,27 @@ def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
         start_offset_s=attempt.started_at - attempt.request.arrived_at,
         ttft_s=None if attempt.first_at is None else attempt.first_at - attempt.request.arrived_at,
         prompt_tokens=read,
-        completion_tokens=attempt.completion_tokens,
+        completion_tokens=wrote,
         usd=endpoint.prices.usd(read, billed),
-        joules=endpoint.energy.joules(read, attempt.completion_tokens),
+        joules=endpoint.energy.joules(read, wrote),
         outcome=attempt.outcome,
         error=str(attempt.error) if attempt.error else None,
         mean_tbt_s=attempt.decode_s / (attempt.completion_tokens - 1)
         if attempt.completion_tokens > 1
         else None,
+        ran_s=_ran_s(attempt),
+        cached_tokens=attempt.cached_tokens,
+        ahead=attempt.ahead,
+        identity=endpoint.identity,
     )
+
+
+def _ran_s(attempt: LiveAttempt) -> float | None:
+    if attempt.ended_at is None or isinstance(attempt.error, BudgetSpent):
+        return None
+    if attempt.error and attempt.error.status in CLIENTS_FAULT:
+        return None
+    return attempt.ended_at - attempt.started_at
 
 
 def _read_tokens(attempt: LiveAttempt, attempts: Attempts) -> int:
@@ -86,7 +108,15 @@ def _read_tokens(attempt: LiveAttempt, attempts: Attempts) -> int:
     if attempt.prompt_tokens is not None:
         return attempt.prompt_tokens
     chars = attempt.request.prompt_chars
-    return round(attempts.prompt_tokens * (1 + len(attempt.prefix.text) / max(chars, 1)))
+    estimate = round(attempts.prompt_tokens * (1 + len(attempt.prefix.text) / max(chars, 1)))
+    return min(estimate, most_prompt_tokens(attempt.request, attempt.prefix))
+
+
+def _written_tokens(attempt: LiveAttempt) -> int:
+    """As the endpoint counted them; else as they came, which may be more than it was allowed to write."""
+    counted = attempt.finish is not None and attempt.finish.completion_tokens
+    most = attempt.request.max_tokens
+    return attempt.completion_tokens if counted or most is None else min(attempt.completion_tokens, most)
 
 
 def _full_length(request: Request, known: Known) -> int:
@@ -96,9 +126,10 @@ def _full_length(request: Request, known: Known) -> int:
 
 
 def _never_started(plan: Plan, known: Known, attempts: Attempts) -> Iterator[Attempt]:
-    names = {attempt.endpoint.name for attempt in attempts.started}
+    started = Counter(attempt.endpoint.name for attempt in attempts.started)
     for start in plan.starts:
-        if start.offset_s is not None and start.endpoint not in names:
+        started[start.endpoint] -= 1
+        if start.offset_s is not None and started[start.endpoint] < 0:
             yield Attempt(
                 endpoint=start.endpoint,
                 kind=known.of(start.endpoint).kind,
@@ -109,4 +140,10 @@ def _never_started(plan: Plan, known: Known, attempts: Attempts) -> Iterator[Att
                 usd=0.0,
                 joules=0.0,
                 outcome=AttemptOutcome.NOT_STARTED,
+                error=_why_not(start.endpoint, attempts),
             )
+
+
+def _why_not(endpoint: str, attempts: Attempts) -> str | None:
+    refusal = attempts.refused.get(endpoint)
+    return str(refusal) if refusal else None

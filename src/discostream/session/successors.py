@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -14,7 +14,7 @@ from discostream.core.seam import may_cut
 from discostream.endpoints.base import Endpoint
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.written import Written
-from discostream.types import Carrier, Piece, Request
+from discostream.types import Carrier, Piece, Prefix, Request
 
 __all__ = ["Successor", "Successors"]
 
@@ -59,22 +59,39 @@ class Successors:
     settings: MigrationSettings
 
     def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
-        """Whoever can go on with what `source` wrote, but for the spent; the quickest first."""
-        found = [Successor(name, by, self._handoff_s(name)) for name, by in self._carriers(source, spent)]
-        return sorted(found, key=lambda successor: successor.handoff_s)
+        """Whoever can go on with what `source` wrote, but for the spent; the quickest first.
+
+        An endpoint that a hard budget keeps from starting is left out, too.
+        """
+        return [successor for successor in self._capable(source, spent) if self._can_start(successor)]
+
+    def rest(self, by: Carrier) -> tuple[Request, Prefix]:
+        """What to ask of an endpoint that goes on from here."""
+        request = self.request
+        if request.max_tokens is not None:
+            request = replace(request, max_tokens=request.max_tokens - self.written.tokens)
+        return request, self.written.prefix(with_ids=by is Carrier.TOKENS)
 
     def worthwhile(self, source: LiveAttempt, following: Piece, spent: Collection[str]) -> Successor | None:
         """The one that saves most, if the answer should move before `following` is delivered."""
         unread = self.written.reader.unread(anyio.current_time())
         best: tuple[float, Successor] | None = None
-        for successor in self.able(source, spent):
+        for successor in self._capable(source, spent):
             if unread < self.settings.consumption_tokens_per_s * successor.handoff_s:
                 break
             if may_cut(self.written.text, following.text, successor.by):
                 saving_usd = self._saving_usd(source, successor, unread)
-                if saving_usd > 0.0 and (best is None or saving_usd > best[0]):
+                saves_most = saving_usd > 0.0 and (best is None or saving_usd > best[0])
+                if saves_most and self._can_start(successor):
                     best = saving_usd, successor
         return best[1] if best else None
+
+    def _capable(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
+        found = [Successor(name, by, self._handoff_s(name)) for name, by in self._carriers(source, spent)]
+        return sorted(found, key=lambda successor: successor.handoff_s)
+
+    def _can_start(self, successor: Successor) -> bool:
+        return self.attempts.can_start(successor.name, *self.rest(successor.by))
 
     def _carriers(self, source: LiveAttempt, spent: Collection[str]) -> Iterator[tuple[str, Carrier]]:
         vocabulary = source.endpoint.vocabulary if self.written.token_ids is not None else None
@@ -110,7 +127,4 @@ class Successors:
         return self.attempts.prompt_tokens + self.written.tokens
 
     def _remaining_tokens(self) -> float:
-        expected = self.known.answer_tokens.distribution.mean_residual(self.written.tokens)
-        if self.request.max_tokens is None:
-            return expected
-        return min(expected, self.request.max_tokens - self.written.tokens)
+        return self.known.answer_tokens.remaining(self.written.tokens, self.request.max_tokens)

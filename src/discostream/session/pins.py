@@ -1,0 +1,83 @@
+"""What a request may ask for itself: a policy of its own, and never to leave the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
+from discostream.checks import KIND_NEEDED
+from discostream.config import PolicySettings, suggest
+from discostream.endpoints.base import Endpoint
+from discostream.errors import AllEndpointsFailed, RequestRejected
+from discostream.session.planner import policy_names
+from discostream.types import PROBE, Kind, Plan, Request, Start
+
+__all__ = ["explained", "kept_private", "refuse_impossible_pins", "refuse_unknown_policy"]
+
+
+def refuse_impossible_pins(
+    request: Request, endpoints: Mapping[str, Endpoint], settings: PolicySettings
+) -> None:
+    """Refuse a request that asks for what these endpoints cannot give, or for what contradicts itself.
+
+    Raises:
+        RequestRejected: Naming what was asked, and what would be right.
+    """
+    if request.policy not in (None, PROBE):
+        _refuse_impossible_policy(request.policy, endpoints, settings)
+    if request.private:
+        _refuse_impossible_privacy(request, endpoints)
+
+
+def refuse_unknown_policy(name: str, field: str) -> None:
+    """Refuse the name of a policy that is not installed, as it was asked for in `field`.
+
+    Raises:
+        RequestRejected: Naming the field, and the policy that may have been meant.
+    """
+    if name not in _installed():
+        raise RequestRejected(
+            f"`{field}`: there is no policy {name!r}; {suggest(name, _installed())}", param=field
+        )
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """Every policy; looking for them takes some milliseconds."""
+    return tuple(policy_names())
+
+
+def _refuse_impossible_policy(name: str, endpoints: Mapping[str, Endpoint], settings: PolicySettings) -> None:
+    refuse_unknown_policy(name, "policy")
+    needed = KIND_NEEDED.get(name)
+    if needed and all(endpoint.kind is not needed for endpoint in endpoints.values()):
+        raise RequestRejected(f"Policy {name!r} needs a {needed}, and there is none here", param="policy")
+    if name == "offsets" and not settings.offsets:
+        raise RequestRejected("Policy 'offsets' needs policy.offsets in the settings", param="policy")
+
+
+def _refuse_impossible_privacy(request: Request, endpoints: Mapping[str, Endpoint]) -> None:
+    private = "The request is private, so it must not leave the device"
+    if all(endpoint.kind is not Kind.DEVICE for endpoint in endpoints.values()):
+        raise RequestRejected(f"{private}, and there is no device here", param="private")
+    if request.endpoint is not None and endpoints[request.endpoint].kind is not Kind.DEVICE:
+        raise RequestRejected(
+            f"{private}, and {request.endpoint!r} is a server; name a device, or 'disco'", param="model"
+        )
+    if request.policy is not None and KIND_NEEDED.get(request.policy) is Kind.SERVER:
+        raise RequestRejected(f"{private}, which policy {request.policy!r} does", param="policy")
+
+
+def kept_private(plan: Plan, endpoints: Mapping[str, Endpoint]) -> Plan:
+    """The same plan on devices alone; every device stands by where it names none."""
+    devices = [name for name, endpoint in endpoints.items() if endpoint.kind is Kind.DEVICE]
+    named = tuple(start for start in plan.starts if start.endpoint in devices)
+    return replace(plan, starts=named or tuple(Start(name, None) for name in devices))
+
+
+def explained(failure: Exception, request: Request) -> Exception:
+    """The failure, with the reason why a private request was not tried elsewhere."""
+    if not (request.private and isinstance(failure, AllEndpointsFailed)):
+        return failure
+    return AllEndpointsFailed(failure.causes, "the request is private, so no server was asked")

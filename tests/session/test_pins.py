@@ -1,0 +1,124 @@
+"""What requests ask for themselves: kept on the device, planned by another policy, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from timetable import a_house, a_request, device, play, server
+
+from discostream import library
+from discostream.config import Settings, settings_from
+from discostream.errors import AllEndpointsFailed, ConfigError, NotConnected, RequestRejected
+from discostream.library import connect
+from discostream.session.pins import kept_private
+from discostream.types import Plan, Start
+
+pytestmark = pytest.mark.anyio
+
+PAIR = [
+    {"name": "laptop", "kind": "device", "dialect": "scripted", "answer": "local", "ttft_s": 0.02},
+    {"name": "cloud", "kind": "server", "dialect": "scripted", "answer": "remote"},
+]
+
+
+def settings(folder: Path, *budgets: Any, **policy: Any) -> Settings:
+    ledger = {"path": str(folder / "ledger.db")}
+    return settings_from({"endpoint": PAIR, "budget": list(budgets), "policy": policy, "ledger": ledger})
+
+
+@pytest.mark.parametrize(
+    ("planned", "kept"),
+    [
+        ({"cloud": 0.0, "laptop": 3.0, "tablet": None}, {"laptop": 3.0, "tablet": None}),
+        ({"laptop": 0.0}, {"laptop": 0.0}),
+        ({"cloud": 0.0}, {"laptop": None, "tablet": None}),
+    ],
+)
+def test_a_private_plan_is_the_same_without_servers(planned, kept):
+    """Devices keep their offsets; where the plan has none, all of them stand by, and the first starts."""
+    endpoints = {endpoint.name: endpoint for endpoint in (device(), server(), device("tablet"))}
+    plan = Plan("any", tuple(Start(*start) for start in planned.items()))
+    private = kept_private(plan, endpoints)
+    assert {start.endpoint: start.offset_s for start in private.starts} == kept
+    assert private.policy == "any"
+
+
+async def test_a_private_request_starts_its_device_at_once():
+    """A wait that was meant for the server to answer first is not waited for when no server runs."""
+    cloud = server()
+    house = a_house([device(ttft_s=0.1), cloud], {"cloud": 0.0, "laptop": 7.0})
+    played = await play(house, a_request(private=True))
+    assert played.outcome.ttft_s == pytest.approx(0.1)
+    assert cloud.started == 0
+    assert set(played.outcomes) == {"laptop"}
+
+
+async def test_a_private_answer_neither_moves_nor_is_rescued_at_a_server():
+    """A device that breaks in mid-answer breaks the answer, and the error says why."""
+    cloud = server()
+    house = a_house([device(breaks_after=3, tbt_s=0.01), cloud], migrate=True)
+    played = await play(house, a_request(private=True))
+    assert isinstance(played.failure, AllEndpointsFailed)
+    assert str(played.failure).endswith("(scripted); the request is private, so no server was asked")
+    assert [cause.endpoint for cause in played.failure.causes] == ["laptop"]
+    assert cloud.started == 0
+
+
+async def test_a_private_answer_may_go_on_at_another_device():
+    """What is kept from servers may still be rescued by a device."""
+    house = a_house([device(breaks_after=3), server(), device("tablet")], {"laptop": 0.0})
+    played = await play(house, a_request(private=True))
+    assert played.failure is None
+    assert [move.target for move in played.outcome.migrations] == ["tablet"]
+
+
+async def test_the_library_pins_requests(tmp_path):
+    """`stream` takes a policy and privacy for one request, and refuses what cannot be had."""
+    async with connect(settings(tmp_path, name="offsets", offsets={"cloud": 0, "laptop": 1})) as disco:
+        said = {
+            pins: "".join([piece.text async for piece in disco.stream("hi", **dict(pins))])
+            for pins in ((), (("private", True),), (("policy", "device-only"),), (("policy", "server-only"),))
+        }
+        assert list(said.values()) == ["remote", "local", "local", "remote"]
+        with pytest.raises(RequestRejected, match="no policy 'optimum'; did you mean 'optimal'"):
+            disco.stream("hi", policy="optimum")
+        with pytest.raises(RequestRejected, match="which policy 'server-only' does"):
+            disco.stream("hi", policy="server-only", private=True)
+
+
+async def test_privacy_in_the_settings_is_everybodys(tmp_path):
+    """With `policy.private` no request can be sent to a server, whatever it asks for."""
+    async with connect(settings(tmp_path, private=True)) as disco:
+        answer = disco.stream("hi")
+        assert "".join([piece.text async for piece in answer]) == "local"
+        assert answer.request.private
+        with pytest.raises(RequestRejected, match="must not leave the device"):
+            disco.stream("hi", policy="server-only")
+
+
+async def test_a_budget_that_is_not_held_is_warned_of_once(tmp_path, caplog):
+    """Entering a connection logs one warning for soft budgets that its policy does not hold."""
+    disco = connect(settings(tmp_path, {"usd": 2, "per": "day"}, name="server-only"))
+    for _ in range(2):
+        async with disco:
+            pass
+    warnings = [record.message for record in caplog.records if "is not made to hold" in record.message]
+    assert len(warnings) == 1
+    assert "2 usd per day" in warnings[0]
+
+
+async def test_a_ledger_that_cannot_be_read_closes_what_was_opened(tmp_path, monkeypatch):
+    """When what was spent cannot be known, nothing starts, and nothing is left behind."""
+
+    def unreadable(path, since):
+        raise ConfigError("ledger.path: unreadable")
+
+    monkeypatch.setattr(library, "spent_since", unreadable)
+    disco = connect(settings(tmp_path, {"usd": 2, "per": "day"}))
+    with pytest.raises(ConfigError, match="unreadable"):
+        async with disco:
+            pass
+    with pytest.raises(NotConnected):
+        disco.stream("hi")

@@ -1,0 +1,177 @@
+"""The planner: tables are made when they are due, beside the requests, and the old one serves meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from discostream.config import PolicySettings
+from discostream.core.cost import Rates
+from discostream.core.distributions import Distribution
+from discostream.core.policies import PlanTable
+from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
+from discostream.errors import ConfigError
+from discostream.session.planner import REBUILD_AFTER, REBUILD_AFTER_S, Planner, load_policy
+from discostream.types import Kind, Start
+
+FREE = Rates(0.0, 0.0)
+LAPTOP = EndpointProfile(
+    "laptop", Kind.DEVICE, FREE, DeviceTtft.believed(0.01, 0.1, 0.0), 50.0, slots=1, service_s=15.0
+)
+CLOUD = EndpointProfile("cloud", Kind.SERVER, FREE, ServerTtft(Distribution.of_samples([1.0])), 50.0)
+LENGTHS = Lengths(Distribution.of_samples([100.0]))
+KNOWN = Known((LAPTOP, CLOUD), LENGTHS, LENGTHS)
+
+
+@dataclass
+class Sight:
+    """A source whose version a test can change; it counts how often it was looked at."""
+
+    now: Known = KNOWN
+    moved: int = 0
+    looks: int = 0
+
+    def known(self) -> Known:
+        self.looks += 1
+        return replace(self.now)
+
+    def version(self) -> object:
+        return self.moved
+
+
+@dataclass
+class Later:
+    """Work that waits until a test lets it be done."""
+
+    waiting: list = field(default_factory=list)
+
+    def __call__(self, work):
+        self.waiting.append(work)
+
+    def do(self):
+        while self.waiting:
+            self.waiting.pop(0)()
+
+
+def a_planner(sight, later, **settings):
+    return Planner(PolicySettings(**settings), sight, seed=1, elsewhere=later)
+
+
+def test_the_old_table_serves_until_the_new_one_is_there():
+    """After N requests a table is made elsewhere; requests go by the old one until it is done."""
+    sight, later = Sight(), Later()
+    planner = a_planner(sight, later)
+    first = planner.outlook(0.0)
+    for _ in range(REBUILD_AFTER - 1):
+        assert planner.outlook(0.0) is first
+    assert not later.waiting
+    assert planner.outlook(0.0) is first
+    assert planner.outlook(0.0) is first
+    assert len(later.waiting) == 1
+    later.do()
+    assert planner.outlook(0.0) is not first
+    assert sight.looks == 2
+
+
+def test_a_table_is_made_again_when_a_service_has_changed():
+    """A new version of what is known makes the next request ask for a new table, once."""
+    sight, later = Sight(), Later()
+    planner = a_planner(sight, later)
+    first = planner.outlook(0.0)
+    sight.moved += 1
+    assert planner.outlook(0.0) is first
+    later.do()
+    second = planner.outlook(0.0)
+    assert second is not first
+    assert planner.outlook(0.0) is second
+    assert not later.waiting
+
+
+def test_a_table_ages_without_requests():
+    """Budgets and batteries do not wait for requests, so time alone makes a table old."""
+    sight, later = Sight(), Later()
+    planner = a_planner(sight, later)
+    planner.outlook(0.0)
+    planner.outlook(REBUILD_AFTER_S - 0.1)
+    assert not later.waiting
+    planner.outlook(REBUILD_AFTER_S)
+    assert len(later.waiting) == 1
+
+
+def test_the_first_table_can_be_made_ahead():
+    """A prepared planner has its table before the first request; asked again, it makes no second one."""
+    sight, later = Sight(), Later()
+    planner = a_planner(sight, later)
+    planner.prepare(0.0)
+    planner.prepare(0.0)
+    assert len(later.waiting) == 1
+    later.do()
+    planner.outlook(0.0)
+    assert sight.looks == 1
+
+
+def test_a_policy_that_fails_later_leaves_the_old_table(caplog):
+    """A defect that shows only with newer knowledge is logged, and the old table serves on."""
+    sight, later = Sight(), Later()
+    planner = a_planner(sight, later)
+    first = planner.outlook(0.0)
+    planner._policy = None
+    sight.moved += 1
+    planner.outlook(0.0)
+    later.do()
+    assert planner.outlook(0.0) is first
+    assert "the old one serves on" in caplog.text
+
+
+def test_a_policy_that_names_strangers_is_refused():
+    """A table with an endpoint that does not exist is the policy's mistake, told by its name."""
+    planner = a_planner(Sight(), Later())
+    planner._policy = lambda known, settings: PlanTable(
+        "odd", ("moon",), np.array([np.inf]), np.zeros((1, 1, 1)), np.ones((1, 1))
+    )
+    with pytest.raises(ConfigError, match=r"plans \['moon'\]"):
+        planner.outlook(0.0)
+
+
+def test_one_request_can_go_by_another_policy():
+    """Planners for other policies are made once and look at the same source."""
+    sight = Sight()
+    planner = a_planner(sight, Later())
+    other = planner.under("server-only")
+    assert planner.under("server-only") is other
+    assert planner.under(None) is planner.under("disco") is planner
+    plan = other.choose(other.outlook(0.0), 10, {}, {})
+    assert plan.starts == (Start("cloud", 0.0),)
+
+
+def test_an_unknown_policy_names_its_neighbour():
+    """A misspelt policy is answered with the nearest one."""
+    with pytest.raises(ConfigError, match="did you mean 'disco'"):
+        load_policy("dico")
+
+
+@pytest.mark.parametrize(
+    ("uncached", "running", "device_wait"),
+    [
+        ({}, {}, None),
+        ({"laptop": 100}, {}, 0.0),
+        ({"laptop": 100}, {"laptop": 1}, None),
+        ({"laptop": 100}, {"cloud": 9}, 0.0),
+    ],
+)
+def test_a_cached_prefix_shortens_and_a_queue_lengthens_a_prompt(uncached, running, device_wait):
+    """A long chat that the device has read before is planned as a short one; behind a queue it is not.
+
+    One attempt ahead holds the only slot for 15 s, as long as 1,500 tokens take.
+    """
+    lengths = Lengths(Distribution.of_samples([100.0, 2000.0]))
+    sight = Sight(replace(KNOWN, prompt_tokens=lengths))
+    planner = a_planner(sight, Later(), constraint="device", share=0.2)
+    plan = planner.choose(planner.outlook(0.0), 2000, uncached, running)
+    (start,) = [start for start in plan.starts if start.endpoint == "laptop"]
+    if device_wait is None:
+        assert start.offset_s != 0.0
+    else:
+        assert start.offset_s == device_wait
