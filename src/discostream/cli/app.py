@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,13 @@ import typer
 from discostream.errors import ConfigError, DiscoError, RequestRejected
 
 if TYPE_CHECKING:
-    from discostream.config import Settings
+    from discostream.cli.probe import Tally
+    from discostream.config import EndpointSettings, Settings
 
 __all__ = ["main"]
 
 USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+MOST_REQUESTS_PER_DAY = 1e9
 
 app = typer.Typer(
     name="disco",
@@ -247,6 +250,112 @@ def doctor(config: Config = None, as_json: AsJson = False) -> None:
             )
     if not good:
         sys.exit(FAILURE)
+
+
+@app.command(
+    epilog="Examples: disco plan · disco plan --share 0.3 · disco plan --policy optimal --json · "
+    "disco plan --html plan.html"
+)
+def plan(
+    config: Config = None,
+    share: Annotated[
+        float | None, typer.Option(metavar="B", help="Plan with this policy.share, from 0 to 1.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Plan with this policy.name.")] = None,
+    requests_per_day: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Plan for so many requests (default: as many as there were lately)."),
+    ] = None,
+    as_json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page with all figures.")
+    ] = None,
+) -> None:
+    """Show what the policy would do, and what others would do in its place. Starts and sends nothing."""
+    from discostream.cli.plan.account import as_json as figures
+    from discostream.cli.plan.page import require_plotly, write_page
+    from discostream.cli.plan.screen import patience, show
+    from discostream.cli.plan.survey import survey
+    from discostream.config import load_settings
+
+    if requests_per_day is not None and not 0 < requests_per_day <= MOST_REQUESTS_PER_DAY:
+        raise ConfigError(f"--requests-per-day {requests_per_day:g}: must be above 0, and at most 1e9")
+    overrides = {"DISCO_POLICY__SHARE": share, "DISCO_POLICY__NAME": policy}
+    given = {name: str(value) for name, value in overrides.items() if value is not None}
+    settings = load_settings(config, {**os.environ, **given})
+    if html:
+        require_plotly()
+    with patience("Comparing policies …"):
+        report = _run(survey, settings, requests_per_day)
+        page_bytes = write_page(report, html) if html else 0
+    if as_json:
+        typer.echo(json.dumps(figures(report), allow_nan=False))
+    else:
+        show(report)
+    if html:
+        typer.echo(f"Wrote {html} ({page_bytes / 1e6:.1f} MB)", err=True)
+
+
+@app.command(
+    epilog="Examples: disco profile · disco profile cloud · disco profile --probe 20 · "
+    "disco profile cloud --probe 50 --yes --json"
+)
+def profile(
+    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="Only this one.")] = None,
+    config: Config = None,
+    probe: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, metavar="N", help="First send N small requests to each endpoint."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Spend what that may cost without being asked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how fast each endpoint is known to be, or measure it."""
+    from discostream.cli.profile import as_json as figures
+    from discostream.cli.profile import chosen_from, portray, show
+    from discostream.config import load_settings
+
+    settings = load_settings(config)
+    chosen = chosen_from(settings, endpoint)
+    tallies, interrupted = _probe(settings, chosen, probe, yes) if probe else ([], False)
+    portraits = portray(settings, chosen)
+    if as_json:
+        told = {"endpoints": [*map(figures, portraits)], "probes": [tally.as_json() for tally in tallies]}
+        typer.echo(json.dumps(told))
+    else:
+        show(portraits, settings)
+    for tally in tallies:
+        typer.echo(str(tally), err=True)
+    if interrupted:
+        sys.exit(INTERRUPTED)
+    if any(not tally.answered for tally in tallies):
+        sys.exit(FAILURE)
+
+
+def _probe(
+    settings: Settings, chosen: Sequence[EndpointSettings], count: int, yes: bool
+) -> tuple[list[Tally], bool]:
+    """What came of probing these endpoints, and whether Ctrl-C cut it short; what was measured is kept."""
+    from discostream.cli.probe import alone, bound_of, probe_all
+    from discostream.endpoints.registry import build_endpoint
+
+    usd = sum(bound_of(build_endpoint(endpoint), count).usd for endpoint in chosen)
+    if usd and not yes:
+        _ask_to_spend(usd)
+    settings = alone(settings, chosen)
+    _fetch_models(settings)
+    tallies: list[Tally] = []
+    try:
+        _run(probe_all, settings, count, tallies)
+    except KeyboardInterrupt:
+        return tallies, True
+    return tallies, False
+
+
+def _ask_to_spend(usd: float) -> None:
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ConfigError(f"--probe: may cost up to ${usd:.6f}; add --yes to spend that without being asked")
+    typer.confirm(f"This may cost up to ${usd:.6f}. Go on?", err=True, abort=True)
 
 
 def _read_stdin() -> str:

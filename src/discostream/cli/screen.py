@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from discostream.library import Answer, Disco
 from discostream.types import Kind, Migration, Outcome
 
-__all__ = ["errors", "legend", "output", "print_answer", "progress_bar", "summary"]
+__all__ = [
+    "Axis",
+    "Series",
+    "count_bar",
+    "errors",
+    "legend",
+    "output",
+    "plot",
+    "print_answer",
+    "progress_bar",
+    "summary",
+]
 
 SEAM = " ‖ "
 CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
+WIDEST, PLOT_LINES = 100, 16
 COLOURS = {Kind.DEVICE: "green", Kind.SERVER: "blue"}
 
 output = Console(highlight=False, markup=False, soft_wrap=True)
@@ -89,3 +109,74 @@ class _Quarters:
         if quarter > self.told:
             self.told = quarter
             sys.stderr.write(f"{self.what}: {25 * quarter} % of {total_bytes / 1e6:.0f} MB\n")
+
+
+@contextmanager
+def count_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr that advances by one at a call; where that is no terminal, a line at the start."""
+    if not errors.is_terminal:
+        errors.print(f"{what}: {total}")
+        yield lambda: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a plot.
+
+    Attributes:
+        label: What is shown, and its unit.
+        ticks: Words at some of its values; evenly spaced numbers when empty.
+        limits: What it shows at least and at most; as much as there is when `None`.
+        logarithmic: Whether equal steps are equal factors; all values must then be above zero.
+    """
+
+    label: str
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    limits: tuple[float, float] | None = None
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is plotted in one colour: points, or a line through them."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    line: bool = True
+
+
+def plot(title: str, series: Sequence[Series], x: Axis, y: Axis) -> None:
+    """Draw series on stdout if that is a terminal; nothing otherwise."""
+    if output.is_terminal:
+        drawn = Text.from_ansi(_drawn(series, x, y))
+        output.print(title, style="dim")
+        output.print(drawn.plain if output.no_color else drawn)
+
+
+def _drawn(series: Sequence[Series], x: Axis, y: Axis) -> str:
+    import plotext  # 0.1 s
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(min(output.width, WIDEST), PLOT_LINES)
+    for one in series:
+        draw, marker = (plotext.plot, "braille") if one.line else (plotext.scatter, "dot")
+        draw(list(one.x), list(one.y), marker=marker, color=one.colour, label=one.label)
+    for axis, label, limit, scale, tick in (
+        (x, plotext.xlabel, plotext.xlim, plotext.xscale, plotext.xticks),
+        (y, plotext.ylabel, plotext.ylim, plotext.yscale, plotext.yticks),
+    ):
+        label(axis.label)
+        scale("log" if axis.logarithmic else "linear")
+        if axis.limits:
+            limit(*axis.limits)
+        if axis.ticks:
+            tick(list(axis.ticks), list(axis.ticks.values()))
+    return str(plotext.build()).rstrip()

@@ -1,0 +1,1 @@
+"""`disco plan`: what the policy in force would do, and what others would do in its place."""
