@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from discostream.config import Settings, load_settings
     from discostream.errors import (
         AllEndpointsFailed,
+        BudgetSpent,
         ConfigError,
         DiscoError,
         DownloadError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllEndpointsFailed",
     "Answer",
+    "BudgetSpent",
     "ConfigError",
     "Delivered",
     "Disco",
@@ -40,7 +42,9 @@ __all__ = [
 
 _HOMES = {
     "discostream.config": ("Settings", "load_settings"),
-    "discostream.errors": tuple(name for name in __all__ if name.endswith(("Error", "Failed", "Rejected"))),
+    "discostream.errors": tuple(
+        name for name in __all__ if name.endswith(("Error", "Failed", "Rejected", "Spent"))
+    ),
     "discostream.library": ("Answer", "Disco", "connect"),
     "discostream.types": ("Delivered", "Kind", "Message", "Outcome"),
 }

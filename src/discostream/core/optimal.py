@@ -81,8 +81,8 @@ SIMPLEX: dict[str, bool | int | float | str] = {
 MOST_UNSEEN = 0.05
 """The most that is feared of what was never seen, from a distribution of hardly any requests."""
 
-LEAST = 1e-9
-"""A smaller part of a bucket is none: the solver's own tolerance is larger."""
+LEAST = 1e-6
+"""A smaller part of a bucket is none: it would not be taken once in a million requests."""
 
 
 @dataclass(frozen=True, slots=True)

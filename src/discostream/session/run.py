@@ -14,6 +14,7 @@ from discostream.session.attempts import Attempts
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
 from discostream.session.pins import explained, kept_private
+from discostream.session.planner import Outlook, Planner
 from discostream.session.race import race
 from discostream.session.settle import settle
 from discostream.session.successors import Successors
@@ -56,11 +57,7 @@ async def run(request: Request, house: House, client: Client) -> None:
     outlook = planner.outlook(request.arrived_at)  # 2 profile
     known = outlook.known
     estimated_tokens = house.knowledge.estimate_tokens(request.prompt_chars)
-    plan = _pinned(request) or planner.choose(  # 3 plan
-        outlook, estimated_tokens, _uncached_tokens(request, house), house.running
-    )
-    if request.private:
-        plan = kept_private(plan, house.endpoints)
+    plan = _plan(request, house, planner, outlook, estimated_tokens)  # 3 plan
     endpoints = {start.endpoint: house.endpoints[start.endpoint] for start in plan.starts}
     attempts = Attempts(endpoints, estimated_tokens, house.running, house.purse)
     written = Written(request.arrived_at, client.take, Reader(house.migration.consumption_tokens_per_s))
@@ -93,11 +90,13 @@ async def run(request: Request, house: House, client: Client) -> None:
         raise failure
 
 
-def _pinned(request: Request) -> Plan | None:
-    if request.endpoint is None:
-        return None
-    policy = PROBE if request.policy == PROBE else f"pinned to {request.endpoint}"
-    return Plan(policy, (Start(request.endpoint, 0.0),))
+def _plan(request: Request, house: House, planner: Planner, outlook: Outlook, estimated_tokens: int) -> Plan:
+    """The one endpoint that the request names, or what the policy says; on devices alone if it is private."""
+    if request.endpoint is not None:
+        policy = PROBE if request.policy == PROBE else f"pinned to {request.endpoint}"
+        return Plan(policy, (Start(request.endpoint, 0.0),))
+    plan = planner.choose(outlook, estimated_tokens, _uncached_tokens(request, house), house.running)
+    return kept_private(plan, house.endpoints) if request.private else plan
 
 
 def _uncached_tokens(request: Request, house: House) -> dict[str, float]:
