@@ -111,7 +111,10 @@ def _refuse_standstill(settings: Settings) -> None:
     off = [_what_turns_off(endpoint, settings.budget) for endpoint in usable]
     if usable and None not in off:
         blamed = " and ".join(dict.fromkeys(filter(None, off)))
-        raise ConfigError(f"{blamed} (hard): {_what_it_stops(settings.policy)}; raise it, or make it soft")
+        raise ConfigError(f"{blamed} (hard): {_what_it_stops(settings.policy)}; {_WAYS_OUT}")
+
+
+_WAYS_OUT = "raise it, make it soft, or state prices of 0 for a server that is free"
 
 
 def _usable(settings: Settings) -> Iterator[EndpointSettings]:

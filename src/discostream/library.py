@@ -106,7 +106,8 @@ class Disco:
         self._recalled = False
         self._conversations = Conversations(self.endpoints)
         self._power = PowerSupply()
-        self._purse = Purse(budgets_from(settings, battery_wh()))
+        self._battery_wh = settings.cost.battery_wh or battery_wh()
+        self._purse = Purse(budgets_from(settings, self._battery_wh))
         self._planner = self._plan_under(settings)
         self._running: Counter[str] = Counter()
         self._connection = _Connection()
@@ -156,18 +157,22 @@ class Disco:
         migration: MigrationSettings | None = None,
         cost: CostSettings | None = None,
     ) -> Disco:
-        """The same connection under other rules: endpoints, ledger and what was learnt are shared.
+        """The same connection under other rules: endpoints, ledger, budgets and what was learnt are shared.
+
+        Where no request may leave the device, no other policy lets one.
 
         Raises:
             ConfigError: The policy does not exist or does not fit the endpoints.
         """
+        if policy is not None and self.settings.policy.private:
+            policy = replace(policy, private=True)
         changed = {"policy": policy, "migration": migration, "cost": cost}
         settings = replace(self.settings, **{name: table for name, table in changed.items() if table})
         check_settings(settings)
         _refuse_missing_kind(settings.policy, self.endpoints)
         other = copy.copy(self)
         other.settings = settings
-        other._purse = self._purse.under(budgets_from(settings, battery_wh()))
+        other._purse = self._purse.under(budgets_from(settings, self._battery_wh))
         other._planner = other._plan_under(settings)
         return other
 
@@ -241,7 +246,7 @@ class Disco:
             NotConnected: Outside of `async with`.
         """
         _refuse_broken_text(request.messages)
-        if self.settings.policy.private and request.policy != PROBE:
+        if self.settings.policy.private and not (request.policy == PROBE and request.endpoint):
             request = dataclasses.replace(request, private=True)
         refuse_impossible_pins(request, self.endpoints, self.settings.policy)
         tasks, ledger = self._connection.require_open()

@@ -245,3 +245,16 @@ def test_the_demo_gives_three_answers_whatever_it_is_asked(number, tmp_path):
     assert len(told["answers"]) >= 3
     assert {answer["prompt"] for answer in told["answers"]} == {f"Question {n}?" for n in range(number)}
     assert all(figures["mean_ttft_s"] > 0 for figures in told["comparison"].values())
+
+
+def test_the_demo_does_not_break_what_the_settings_promise(tmp_path):
+    """Private requests and hard budgets are no matter for a demonstration that asks servers."""
+    config = write_scripted_pair(tmp_path)
+    done = disco("demo", folder=tmp_path, DISCO_POLICY__PRIVATE="true")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "policy.private = true: disco demo asks a server" in done.stderr
+    with config.open("a", encoding="utf-8") as file:
+        file.write('\n[[budget]]\nusd = 1.0\nper = "day"\nmode = "hard"\n')
+    done = disco("demo", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is hard: disco demo keeps its account apart" in done.stderr

@@ -357,3 +357,14 @@ def test_the_embedded_pair_is_measured_for_real(smollm2_path, tmp_path):
     device = [attempt for attempt in settled if attempt.endpoint == "device"]
     assert all(attempt.cached_tokens < 0.9 * attempt.prompt_tokens for attempt in device)
     assert {attempt.ttft_s is not None for attempt in settled} == {True}
+
+
+def test_a_hard_budget_of_dollars_holds_for_a_priced_device(tmp_path):
+    """Probes keep every budget that what they probe is charged to, whatever kind it is."""
+    priced = {"name": "laptop", "kind": "device", "dialect": "scripted", "prompt_usd_per_mtok": 10.0}
+    free = {"name": "phone", "kind": "device", "dialect": "scripted"}
+    server = {"name": "cloud", "kind": "server", "dialect": "scripted"}
+    budget = {"usd": 1.0, "per": "day", "mode": "hard"}
+    settings = settings_from({"endpoint": [priced, free, server], "budget": [budget]})
+    kept = [len(alone(settings, [endpoint]).budget) for endpoint in settings.endpoint]
+    assert kept == [1, 0, 1]

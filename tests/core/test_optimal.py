@@ -394,3 +394,50 @@ def test_more_of_anything_never_raises_the_optimum(ttft, other, s_per_token, b_d
     assert mean(b_device * more, *pair) <= before * 1.002
     assert mean(b_device, *pair, server(other, "other")) <= before * 1.005
     assert mean(b_device, *pair, device("phone", s_per_token=0.02)) <= before * 1.005
+
+
+@st.composite
+def situations(draw):
+    """Endpoints of any speed, prices and silence, prompts of any lengths, and any budgets."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    endpoints = [
+        device(
+            f"device{index}",
+            s_per_token=10 ** rng.uniform(-4, 0),
+            startup_s=rng.choice([0.0, 0.1, 1.0]),
+            spread_s=rng.choice([0.0, 0.05, 1.0]),
+            energy=tuple(rng.choice([0.0, 0.5, 2.0], 2)),
+        )
+        for index in range(draw(st.integers(0, 2)))
+    ]
+    for index in range(draw(st.integers(0 if endpoints else 1, 3))):
+        spans = rng.lognormal(rng.uniform(-2, 2), rng.choice([0.01, 0.5, 2.0]), rng.integers(1, 300))
+        spans[: draw(st.sampled_from([0, 0, 1, spans.size // 2, spans.size]))] = np.inf
+        prices = tuple(rng.choice([0.0, 0.5, 2.0], 2))
+        endpoints.append(server(Distribution.of_samples(spans), f"server{index}", prices=prices))
+    amounts = st.sampled_from([0.0, 1e-9, 0.05, 0.3, 0.9, 1.0])
+    allowances = draw(
+        st.lists(
+            st.one_of(
+                amounts.map(lambda b: share(Kind.DEVICE, b)),
+                amounts.map(lambda b: share(Kind.SERVER, b)),
+                amounts.map(lambda part: dollars(2e-4 * part)),
+                amounts.map(lambda part: joules(100.0 * part)),
+            ),
+            max_size=3,
+        )
+    )
+    lengths = rng.lognormal(rng.uniform(1, 7), rng.choice([0.01, 0.5, 1.5]), rng.integers(1, 400))
+    return known_of(*endpoints, prompts=Distribution.of_samples(lengths), allowances=allowances)
+
+
+@settings(max_examples=40, deadline=None)
+@given(situations())
+def test_there_is_always_a_plan(known):
+    """Silent servers, hopeless devices, impossible budgets: a plan comes out, and it keeps what can be kept."""
+    best = solve(known, DEFAULTS)
+    assert math.isfinite(best.forecast.mean_ttft_s)
+    assert best.table.weights.sum(axis=1) == pytest.approx(np.ones(len(best.table.weights)))
+    assert all(price.s_per_unit >= 0.0 for price in best.shadow_prices)
+    if best.feasible:
+        assert all(spend.expected <= 1.05 * spend.allowed + 1e-5 for spend in best.spends)

@@ -270,26 +270,35 @@ async def test_speaking_tls_to_a_plain_server_fails_to_connect() -> None:
     assert caught.value.phase is Phase.CONNECT
 
 
+REFUSALS = [
+    (answers(500, "oops", "text/plain"), 500, None, "HTTP 500: oops"),
+    (answers(429, '{"error":{"message":"slow down","code":"rate"}}'), 429, "rate", "HTTP 429: slow down"),
+    (
+        answers(400, '{"error":{"message":"long","code":"context_length_exceeded"}}'),
+        400,
+        "context_length_exceeded",
+        "HTTP 400: long",
+    ),
+    (
+        answers(200, "<html>Log in</html>", "text/html"),
+        None,
+        None,
+        "text/html.*instead of an event stream",
+    ),
+    (answers(200, '{"error":{"message":"no credit","code":402}}'), 402, None, "no credit"),
+    (answers(302, "", Location="http://127.0.0.1:9/"), 302, None, "HTTP 302"),
+]
+
+
+async def test_an_answer_at_once_was_accepted() -> None:
+    """A server that ignores `stream` and sends a whole answer has done the work, and will be paid."""
+    _, error = await failure_of(answers(200, '{"choices":[{"message":{"content":"Hi"}}]}'))
+    assert error.phase is Phase.PREFILL
+
+
 @pytest.mark.parametrize(
     ("script", "status", "code", "words"),
-    [
-        (answers(500, "oops", "text/plain"), 500, None, "HTTP 500: oops"),
-        (answers(429, '{"error":{"message":"slow down","code":"rate"}}'), 429, "rate", "HTTP 429: slow down"),
-        (
-            answers(400, '{"error":{"message":"long","code":"context_length_exceeded"}}'),
-            400,
-            "context_length_exceeded",
-            "HTTP 400: long",
-        ),
-        (
-            answers(200, "<html>Log in</html>", "text/html"),
-            None,
-            None,
-            "text/html.*instead of an event stream",
-        ),
-        (answers(200, '{"error":{"message":"no credit","code":402}}'), 402, None, "no credit"),
-        (answers(302, "", Location="http://127.0.0.1:9/"), 302, None, "HTTP 302"),
-    ],
+    REFUSALS,
 )
 async def test_anything_but_a_stream_is_a_refusal(
     script: Script, status: int | None, code: str | None, words: str

@@ -9,7 +9,7 @@ import pytest
 from timetable import a_house, a_request, device, play, server
 
 from discostream import library
-from discostream.config import Settings, settings_from
+from discostream.config import PolicySettings, Settings, settings_from
 from discostream.errors import AllEndpointsFailed, ConfigError, NotConnected, RequestRejected
 from discostream.library import connect
 from discostream.session.pins import kept_private
@@ -122,3 +122,20 @@ async def test_a_ledger_that_cannot_be_read_closes_what_was_opened(tmp_path, mon
             pass
     with pytest.raises(NotConnected):
         disco.stream("hi")
+
+
+async def test_pins_that_contradict_each_other_are_refused(tmp_path):
+    """A policy of devices and a server's name cannot both be had; nor is `probe` a policy to ask for."""
+    async with connect(settings(tmp_path)) as disco:
+        with pytest.raises(RequestRejected, match="'cloud' is none"):
+            disco.submit(a_request(endpoint="cloud", policy="device-only"))
+        with pytest.raises(RequestRejected, match="no policy 'probe'"):
+            disco.stream("hello", policy="probe")
+
+
+async def test_no_view_lets_private_requests_out(tmp_path):
+    """Where the settings keep all requests on the device, another policy for a view does so, too."""
+    async with connect(settings(tmp_path, private=True)) as disco:
+        view = disco.under(policy=PolicySettings(name="disco", share=1.0))
+        answer = view.stream("hello")
+        assert "".join([piece.text async for piece in answer]) == "local"

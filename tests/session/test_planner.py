@@ -175,3 +175,41 @@ def test_a_cached_prefix_shortens_and_a_queue_lengthens_a_prompt(uncached, runni
         assert start.offset_s != 0.0
     else:
         assert start.offset_s == device_wait
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(caplog):
+    """Where no thread is to be had the old table serves, and the next request tries once more."""
+    tries = []
+
+    def refuse(work):
+        tries.append(work)
+        raise RuntimeError("can't start new thread")
+
+    sight = Sight()
+    planner = a_planner(sight, refuse)
+    first = planner.outlook(0.0)
+    sight.moved += 1
+    assert planner.outlook(0.0) is first
+    sight.moved += 1
+    assert planner.outlook(0.0) is first
+    assert len(tries) == 2
+    assert "the old one serves on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("longest", "weights", "defect"),
+    [
+        ([np.inf], [[0.0]], "weights are no shares"),
+        ([np.inf], [[np.nan]], "weights are no shares"),
+        ([100.0], [[1.0]], "prompts of any length"),
+        ([100.0, 50.0], [[1.0], [1.0]], "prompts of any length"),
+    ],
+)
+def test_a_table_that_would_fail_later_is_refused_when_it_is_made(longest, weights, defect):
+    """Weights that are no shares, or rows that end too early, are the policy's mistake."""
+    planner = a_planner(Sight(), Later())
+    planner._policy = lambda known, settings: PlanTable(
+        "odd", ("cloud",), np.array(longest), np.zeros((len(longest), 1, 1)), np.array(weights)
+    )
+    with pytest.raises(ConfigError, match=defect):
+        planner.outlook(0.0)

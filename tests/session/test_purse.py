@@ -397,3 +397,58 @@ def test_local_time_knows_when_clocks_change(zone, monkeypatch):
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_half_known_energy_is_unknown():
+    """A device of which one phase alone is known is asked again, and refused if it never learns the other."""
+    laptop = device()
+    laptop.energy = Energy(0.5, 0.0)
+    reservation = Purse([joules(1e9)], Clock()).reserve(laptop, asked(), Prefix())
+    assert reservation.is_provisional
+    with pytest.raises(BudgetSpent, match="set its prefill_joules_per_token and decode_joules_per_token"):
+        reservation.confirm()
+    laptop.energy = Energy(0.5, 0.1)
+    reservation.confirm()
+    assert not reservation.is_provisional
+
+
+def test_what_was_spent_counts_when_the_window_turns_before_it_is_loaded():
+    """A purse made before the full hour and loaded after it keeps what the new hour has on record."""
+    clock = Clock(NOON - timedelta(minutes=1))
+    purse = Purse([usd(1.0, window=Window.HOUR)], clock)
+    clock.at = NOON + timedelta(minutes=1)
+    purse.load(lambda since: Spent(0.99999, 0.0, {}, 0, 0))
+    with pytest.raises(BudgetSpent):
+        purse.reserve(server(), asked(), Prefix())
+
+
+def test_a_view_shares_budgets_by_name():
+    """A battery that turns out to be of another size is no second battery."""
+    purse = Purse([joules(1.0)], Clock())
+    laptop = device()
+    laptop.energy = Energy(1e-3, 1e-3)
+    purse.pay(Kind.DEVICE, usd=0.0, joules=1.0, prompt_tokens=0)
+    with pytest.raises(BudgetSpent):
+        purse.under([joules(1.1)]).reserve(laptop, asked(), Prefix())
+
+
+def test_a_clock_that_was_put_back_does_not_lock_a_budget():
+    """After a look at a clock years ahead, windows follow the right one; what was spent stays spent."""
+    clock = Clock(NOON.replace(year=2036))
+    purse = Purse([usd(MOST_USD * 1.5)], clock)
+    purse.pay(Kind.SERVER, usd=MOST_USD, joules=0.0, prompt_tokens=0)
+    clock.at = NOON
+    with pytest.raises(BudgetSpent):
+        purse.reserve(server(), asked(), Prefix())
+    clock.at = NOON + timedelta(days=1)
+    purse.reserve(server(), asked(), Prefix())
+
+
+def test_a_budget_knows_whether_it_pays_for_length():
+    """Hard dollars at a priced server pay for the answer; a share of prompt tokens or soft dollars do not."""
+    for budget, pays in (
+        (usd(1.0), True),
+        (usd(1.0, hard=False), False),
+        (share(1.0, kind=Kind.DEVICE), False),
+    ):
+        assert Purse([budget], Clock()).reserve(server(), asked(), Prefix()).pays_for_answer is pays

@@ -26,6 +26,7 @@ from discostream.config import (
 )
 from discostream.core.qoe import read_times
 from discostream.endpoints.emulated import EmulatedEndpoint
+from discostream.errors import ConfigError
 from discostream.library import Disco, connect
 from discostream.types import Message, Outcome, Request
 
@@ -83,14 +84,29 @@ def scenes_for(mine: Sequence[str]) -> tuple[Scene, ...]:
 
 
 def demo_settings(settings: Settings) -> Settings:
-    """The user's settings, with the embedded counterpart of whatever kind of endpoint they lack."""
+    """The user's settings, with the embedded counterpart of whatever kind of endpoint they lack.
+
+    Raises:
+        ConfigError: They forbid what the demonstration does: ask servers, and spend beside the ledger.
+    """
+    if settings.policy.private:
+        raise ConfigError("policy.private = true: disco demo asks a server, too; turn it off for the demo")
+    hard = [budget.label for budget in settings.budget if budget.mode == "hard"]
+    if hard:
+        raise ConfigError(
+            f"budget {hard[0]!r} is hard: disco demo keeps its account apart from the ledger, so it could "
+            f"exceed it; run the demo without it"
+        )
     pair = settings_from({"endpoint": embedded_pair()}).endpoint
     kinds = {endpoint.kind for endpoint in settings.endpoint}
     missing = tuple(
         replace(endpoint, name=f"embedded-{endpoint.name}") for endpoint in pair if endpoint.kind not in kinds
     )
     return replace(
-        settings, endpoint=settings.endpoint + missing, migration=replace(settings.migration, enabled=True)
+        settings,
+        endpoint=settings.endpoint + missing,
+        budget=(),
+        migration=replace(settings.migration, enabled=True),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,20 +93,23 @@ class Tally:
 
 def alone(settings: Settings, chosen: Sequence[EndpointSettings]) -> Settings:
     """The settings without all other endpoints, and without what concerns only those or real requests."""
-    kinds = {endpoint.kind for endpoint in chosen}
     return msgspec.structs.replace(
         settings,
         endpoint=tuple(chosen),
         policy=PolicySettings(name="offsets", offsets={endpoint.name: 0.0 for endpoint in chosen}),
-        budget=tuple(budget for budget in settings.budget if _concerns(budget, kinds)),
+        budget=tuple(budget for budget in settings.budget if _concerns(budget, chosen)),
     )
 
 
-def _concerns(budget: BudgetSettings, kinds: Collection[Kind]) -> bool:
-    """Whether probes of these kinds may spend of it; shares are of real requests alone."""
+def _concerns(budget: BudgetSettings, chosen: Sequence[EndpointSettings]) -> bool:
+    """Whether probes of these endpoints may spend of it; shares are of real requests alone."""
     if budget.share is not None:
         return False
-    return (Kind.SERVER if budget.usd is not None else Kind.DEVICE) in kinds
+    kinds = {endpoint.kind for endpoint in chosen}
+    if budget.usd is None:
+        return Kind.DEVICE in kinds
+    priced = any(one.prompt_usd_per_mtok or one.completion_usd_per_mtok for one in chosen)
+    return priced or Kind.SERVER in kinds
 
 
 def bound_of(endpoint: Endpoint, count: int) -> Bound:

@@ -219,12 +219,15 @@ def warning_of(settings: Settings) -> str:
     """What to warn of: soft budgets that the policy is not made to hold; empty if there are none."""
     policy = settings.policy
     soft = [table for table in settings.budget if table.mode == "soft"]
-    missed = [table.label for table in soft if _restrained(table) in _unheld_kinds(policy, settings.budget)]
+    kinds = {endpoint.kind for endpoint in settings.endpoint}
+    unheld = kinds if len(kinds) == 1 else _unheld_kinds(policy, settings.budget)
+    missed = [table.label for table in soft if _restrained(table) in unheld]
     if not missed:
         return ""
+    other = "policy.name = 'optimal' holds all, and " if len(kinds) > 1 else ""
     return (
         f"policy.name = {policy.name!r} is not made to hold the budget{'s' * (len(missed) > 1)} "
-        f"{', '.join(missed)}; policy.name = 'optimal' holds all, and mode = 'hard' makes sure"
+        f"{', '.join(missed)}; {other}mode = 'hard' makes sure"
     )
 
 

@@ -8,6 +8,7 @@ integral of M's survival from zero, E[min(M, D)] is the sum of w_q G(D_q): no sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,13 @@ BENDS_S = np.geomspace(0.01, 200.0, 96)
 
 ATOMS, ATOM_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 ATOM_WEIGHTS = ATOM_WEIGHTS / ATOM_WEIGHTS.sum()
+
+_SIGMAS = np.linspace(-6.0, 6.0, 1201)
+NORMAL_SURVIVAL = _SIGMAS, np.array([0.5 * math.erfc(sigma / math.sqrt(2.0)) for sigma in _SIGMAS])
+"""How likely a normal residual is larger, by standard deviations; between these, straight to five digits."""
+
+FOREVER_S = 1e12
+"""An infinite offset, to be reckoned with."""
 
 TINY_S = 1e-9
 """How steep a jump is drawn, in place of vertical."""
@@ -110,7 +118,7 @@ class Races:
         for heat in self._heats:
             silent[heat.cells] = heat.servers.survival(self.offsets[heat.cells])
         for column, at in enumerate(self.offsets.T):
-            silent[:, column] *= self._devices.expected(self._devices.atoms_s >= at[:, None])
+            silent[:, column] *= self._devices.silent_at(at)
         return silent
 
     @cached_property
@@ -119,22 +127,21 @@ class Races:
         serving = np.array([isinstance(one.ttft, ServerTtft) for one in self.endpoints])
         wins = np.empty(self.offsets.shape)
         for heat in self._heats:
-            devices = self._devices.of_cells(heat.cells)
-            held = devices.weights * heat.servers.survival(devices.atoms_s)
-            wins[np.ix_(heat.cells, ~serving)] = np.add.reduceat(held, devices.blocks, axis=1)
+            atoms_s, weights = self._devices.atoms_s[heat.cells], self._devices.weights[heat.cells]
+            held = weights * heat.servers.survival(atoms_s)
+            wins[np.ix_(heat.cells, ~serving)] = np.add.reduceat(held, self._devices.blocks, axis=1)
             for column, first in zip(np.flatnonzero(serving), heat.servers.first(), strict=True):
-                before = np.interp(devices.atoms_s, heat.servers.times_s, first)
-                wins[heat.cells, column] = devices.expected(before)
+                before = np.interp(atoms_s, heat.servers.times_s, first)
+                wins[heat.cells, column] = (before * weights).sum(axis=1)
         return wins
 
     def still_waiting(self, times_s: Floats, weights: Floats) -> Floats:
         """The share of requests without content at each time, cells being so frequent; shape (times,)."""
         waiting = np.zeros(times_s.size)
         for heat in self._heats:
-            devices = self._devices.of_cells(heat.cells)
-            atoms_s = devices.atoms_s.ravel()
+            atoms_s = self._devices.atoms_s[heat.cells].ravel()
             order = np.argsort(atoms_s)
-            shares = (devices.weights * weights[heat.cells, None]).ravel()[order]
+            shares = (self._devices.weights[heat.cells] * weights[heat.cells, None]).ravel()[order]
             beyond = np.append(np.cumsum(shares[::-1])[::-1], 0.0)
             later = np.searchsorted(atoms_s[order], times_s, side="right")
             waiting += beyond[later] * heat.servers.survival(times_s)
@@ -235,7 +242,7 @@ def run_races(
         action: Which of them each cell takes, shape (cells,).
         spread_tokens: The standard deviation of the prompts that a cell stands for; none where left out.
     """
-    spread_tokens = np.zeros(1) if spread_tokens is None else spread_tokens
+    spread_tokens = np.zeros(prompt_tokens.size) if spread_tokens is None else spread_tokens
     curves = [_curve(one.ttft.distribution) for one in endpoints if isinstance(one.ttft, ServerTtft)]
     devices = [one.ttft for one in endpoints if isinstance(one.ttft, DeviceTtft)]
     serving = np.array([isinstance(one.ttft, ServerTtft) for one in endpoints])
@@ -293,7 +300,7 @@ class _Servers:
 
         In a short time, every server causes its share of the fall of `left`, by hazard.
         """
-        hazards = -np.diff(np.log(np.maximum(self.each, 1e-12)), axis=1)
+        hazards = np.maximum(-np.diff(np.log(np.maximum(self.each, 1e-12)), axis=1), 0.0)
         shares = hazards / np.maximum(hazards.sum(axis=0), 1e-300)
         falls = np.cumsum(shares * -np.diff(self.left), axis=1)
         return np.hstack((np.zeros((len(self.each), 1)), falls))
@@ -311,32 +318,46 @@ class _Devices:
         atoms_s: Infinite for never, shape (cells, atoms).
         weights: How likely each is the first content of all devices, shape (cells, atoms).
         blocks: Where each device's atoms begin, shape (devices,).
+        spans_s: How long each device takes, without the residual, shape (cells, devices).
+        spreads_s: The standard deviation of that, likewise.
+        offsets: When each starts, likewise.
     """
 
     atoms_s: Floats
     weights: Floats
     blocks: Integers
+    spans_s: Floats
+    spreads_s: Floats
+    offsets: Floats
 
     @classmethod
     def of(
         cls, devices: Sequence[DeviceTtft], prompt_tokens: Floats, spread_tokens: Floats, offsets: Floats
     ) -> _Devices:
+        lines = np.array([(*device.line(), device.spread_s) for device in devices]).reshape(-1, 3)
+        slopes, constants, residuals = lines.T
+        spans_s = np.outer(prompt_tokens, slopes) + constants
+        spreads_s = np.hypot(np.outer(spread_tokens, slopes), residuals)
         if not devices:
-            never = np.full((prompt_tokens.size, 1), np.inf)
-            return cls(never, np.ones(never.shape), np.empty(0, np.intp))
-        atoms = []
-        for device, at in zip(devices, offsets.T, strict=True):
-            slope, constant = device.line()
-            spread_s = np.hypot(device.spread_s, slope * spread_tokens)
-            spans = slope * prompt_tokens + constant + np.outer(ATOMS, spread_s)
-            atoms.append(np.maximum(spans, 0.0).T + at[:, None])
-        weights = np.hstack([_first_atoms(atoms, this) for this in range(len(devices))])
+            atoms_s = np.full((prompt_tokens.size, 1), np.inf)
+            return cls(atoms_s, np.ones(atoms_s.shape), np.empty(0, np.intp), spans_s, spreads_s, offsets)
+        each = [
+            np.maximum(spans_s[:, [one]] + spreads_s[:, [one]] * ATOMS, 0.0) + offsets[:, [one]]
+            for one in range(len(devices))
+        ]
+        weights = np.hstack([_first_atoms(each, one) for one in range(len(devices))])
         weights /= weights.sum(axis=1, keepdims=True)
-        return cls(np.hstack(atoms), weights, np.arange(len(devices)) * ATOMS.size)
+        blocks = np.arange(len(devices)) * ATOMS.size
+        return cls(np.hstack(each), weights, blocks, spans_s, spreads_s, offsets)
 
-    def of_cells(self, cells: Integers) -> _Devices:
-        """The same for some of the cells."""
-        return _Devices(self.atoms_s[cells], self.weights[cells], self.blocks)
+    def silent_at(self, at_s: Floats) -> Floats:
+        """How likely no device has spoken, by a moment for each cell, shape (cells,).
+
+        Not by atoms but by the normal distribution: a plan that may choose moments would find the gaps.
+        """
+        running_s = np.minimum(at_s, FOREVER_S)[:, None] - np.minimum(self.offsets, FOREVER_S)
+        later = np.interp((running_s - self.spans_s) / self.spreads_s, *NORMAL_SURVIVAL)
+        return np.asarray(np.where(running_s > 0.0, later, 1.0).prod(axis=1))
 
     def expected(self, values: Floats) -> Floats:
         """The expectation over the atoms, shape (cells,)."""

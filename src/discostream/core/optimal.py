@@ -72,11 +72,18 @@ SIMPLEX: dict[str, bool | int | float | str] = {
     "output_flag": False,
     "threads": 1,
     "presolve": "off",
-    "simplex_strategy": 4,
+    "simplex_scale_strategy": 0,
     "primal_feasibility_tolerance": 1e-9,
     "dual_feasibility_tolerance": 1e-9,
 }
-"""HiGHS's options. The primal simplex (4) takes a quarter of the dual's time here: rows are few and alike."""
+"""HiGHS's options. What it is given is scaled already."""
+
+PRIMAL, DUAL = 4, 1
+"""HiGHS's simplex strategies. Rows are few, so the primal takes a quarter of the dual's time; but once in a
+thousand times, where budgets can only just be kept, it does not make up its mind."""
+
+ROUNDING = 1e-8
+"""What a sum of spends may be off by, as a part of the most that could be spent."""
 
 MOST_UNSEEN = 0.05
 """The most that is feared of what was never seen, from a distribution of hardly any requests."""
@@ -208,7 +215,7 @@ class _Columns(NamedTuple):
 
 
 class _Buckets(NamedTuple):
-    """Prompt lengths in buckets of about as many requests and tokens.
+    """Prompt lengths in buckets of about as many requests and tokens, and of about the same magnitude.
 
     Attributes:
         longest: The longest prompt of each, in tokens; of the last, infinite.
@@ -227,7 +234,8 @@ class _Buckets(NamedTuple):
         lengths, counts = np.unique(samples, return_counts=True)
         share = counts / samples.size
         weight = (share + share * lengths / samples.mean()) / 2
-        part = np.floor((np.cumsum(weight) - weight / 2) * BUCKETS)
+        magnitude = np.log(lengths / lengths[0]) / max(float(np.log(lengths[-1] / lengths[0])), 1.0)
+        part = np.floor((np.cumsum(weight) - weight / 2 + magnitude) * BUCKETS / 2)
         begins = np.append(0, np.flatnonzero(np.diff(part)) + 1)
         shares = np.add.reduceat(share, begins)
         tokens = np.add.reduceat(share * lengths, begins) / shares
@@ -331,7 +339,8 @@ def _moments(races: Races, buckets: _Buckets, count: int) -> Floats:
 
     The first is where budget is saved, and the second where a tail that has hardly any requests is long.
     """
-    begin, end = races.quantiles(np.array([EARLIEST, 1.0]), buckets.share).tolist()
+    ends = races.quantiles(np.array([EARLIEST, 1.0]), buckets.share)
+    begin, end = np.minimum(ends, SILENCE_S).tolist()
     times, gone_by = np.geomspace(begin, end, FINE), np.linspace(0.0, 1.0, FINE)
     progress = gone_by + 1.0 - races.still_waiting(times, buckets.share)
     return np.append(0.0, np.interp(np.linspace(0.0, progress[-1], count), progress, times))
@@ -404,11 +413,11 @@ def _minimise(seconds: Floats, spends: Floats, allowances: Sequence[Allowance]) 
     if found is not None:
         return _Optimum(found[0], found[1] / 1e3 / most, feasible=True)
     least = _run_simplex(np.zeros(seconds.shape), spends, allowed, overshoot_price=1.0)
-    assert least is not None
+    assert least is not None, "there is always a plan that overshoots"
     spent = (spends * least[0]).sum(axis=(1, 2))
-    found = _run_simplex(milliseconds, spends, np.maximum(allowed, spent * (1 + 1e-9)))
-    assert found is not None
-    return _Optimum(found[0], found[1] / 1e3 / most, feasible=False)
+    found = _run_simplex(milliseconds, spends, np.maximum(allowed, spent) + ROUNDING)
+    assert found is not None, "what overshoots least keeps what it spends"
+    return _Optimum(found[0], found[1] / 1e3 / most, feasible=bool(np.all(spent <= allowed + ROUNDING)))
 
 
 def _run_simplex(
@@ -449,15 +458,17 @@ def _run_simplex(
         np.append(values.ravel(), np.full(budgets, -1.0)),
         np.zeros(choices + budgets, np.int32),
     )
-    solver.run()
-    status = solver.getModelStatus()
-    if status == highspy.HighsModelStatus.kInfeasible:
-        return None
-    if status != highspy.HighsModelStatus.kOptimal:
-        raise RuntimeError(f"the linear programme ended as {solver.modelStatusToString(status)!r}")
-    solution = solver.getSolution()
-    taken = np.asarray(solution.col_value)[:choices].reshape(buckets, actions)
-    return taken, np.maximum(-np.asarray(solution.row_dual)[buckets:], 0.0)
+    for strategy in (PRIMAL, DUAL):
+        solver.setOptionValue("simplex_strategy", strategy)
+        solver.clearSolver()
+        solver.run()
+        if solver.getModelStatus() == highspy.HighsModelStatus.kOptimal:
+            solution = solver.getSolution()
+            taken = np.asarray(solution.col_value)[:choices].reshape(buckets, actions)
+            return taken, np.maximum(-np.asarray(solution.row_dual)[buckets:], 0.0)
+        if solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
+            break
+    return None
 
 
 def _table(columns: _Columns, buckets: _Buckets, actions: Floats, taken: Floats) -> PlanTable:

@@ -61,6 +61,14 @@ class Endpoint(ABC):
         self.slots: int | None = None
         self.identity = _identity(settings, options, self.neutral_options)
 
+    @property
+    def energy_is_known(self) -> bool:
+        """Whether it is known, of both phases, how many joules a token takes; servers take none."""
+        stated = self.settings.prefill_joules_per_token, self.settings.decode_joules_per_token
+        counted = self.energy.prefill_j_per_token, self.energy.decode_j_per_token
+        known = (said is not None or joules > 0.0 for said, joules in zip(stated, counted, strict=True))
+        return self.kind is Kind.SERVER or all(known)
+
     @abstractmethod
     def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
         """Stream the answer to `request`, going on from `prefix`.

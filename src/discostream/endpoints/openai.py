@@ -144,12 +144,15 @@ class OpenAIEndpoint(Endpoint):
         kind = response.headers.get("Content-Type", "text/event-stream")
         if response.status < 300 and kind.lower().startswith("text/event-stream"):
             return
-        error = decode_error(await _beginning(response))
+        body = await _beginning(response)
+        error = decode_error(body)
         status = response.status if response.status >= 300 else error.status
         if continuing and status in CANNOT_CONTINUE and error.code != CONTEXT_LENGTH_EXCEEDED:
             self.continues = frozenset()
         what = f"HTTP {response.status}" if response.status >= 300 else f"{kind} instead of an event stream"
-        raise self._failure(Phase.REFUSED, f"answered with {what}: {error}", status, error.code)
+        answered = response.status < 300 and b'"choices"' in body  # at once, and will be paid for it
+        phase = Phase.PREFILL if answered else Phase.REFUSED
+        raise self._failure(phase, f"answered with {what}: {error}", status, error.code)
 
     def _translated(self, error: Exception, phase: Phase) -> EndpointError:
         """What went wrong, in our words: the only place where foreign errors are read."""

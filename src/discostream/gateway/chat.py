@@ -71,12 +71,13 @@ def _policy_of(http: web.Request) -> str | None:
 
 
 def _is_private(http: web.Request) -> bool:
-    value = http.headers.get(PRIVATE_HEADER, "false")
-    if value not in ("true", "false"):
-        raise RequestRejected(
-            f"`{PRIVATE_HEADER}`: {value!r} is neither true nor false", param=PRIVATE_HEADER
-        )
-    return value == "true"
+    values = http.headers.getall(PRIVATE_HEADER, [])
+    for value in values:
+        if value not in ("true", "false"):
+            raise RequestRejected(
+                f"`{PRIVATE_HEADER}`: {value!r} is neither true nor false", param=PRIVATE_HEADER
+            )
+    return "true" in values
 
 
 async def _collect(call: ChatCall, answer: Answer) -> web.Response:

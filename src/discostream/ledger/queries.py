@@ -190,8 +190,12 @@ def history(path: str | Path, requests: int) -> Iterator[tuple[float, Outcome]]:
     for key, recorded_at, *row in rows:
         told = dict(zip(_REQUEST, row, strict=True))
         if told["prompt_chars"] is not None:
-            at_s = datetime.fromisoformat(recorded_at).timestamp()
-            yield at_s, _outcome(told, attempts.get(key, ()), migrations.get(key, ()))
+            try:
+                at_s = datetime.fromisoformat(recorded_at).timestamp()
+                outcome = _outcome(told, attempts.get(key, ()), migrations.get(key, ()))
+            except ValueError as error:
+                raise ConfigError(f"ledger.path = {str(path)!r}: request {key} is damaged: {error}") from None
+            yield at_s, outcome
 
 
 _ATTEMPT = tuple(field.name for field in fields(Attempt))

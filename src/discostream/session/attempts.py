@@ -42,6 +42,7 @@ class LiveAttempt:
         completion_tokens: Tokens it generated so far.
         cached_tokens: How much of the prompt came out of the endpoint's cache.
         ahead: Other attempts that ran at the endpoint when this one started.
+        asked: Whether anything was asked of the endpoint yet.
         ended_at: When it ended or was cancelled.
     """
 
@@ -58,6 +59,7 @@ class LiveAttempt:
     completion_tokens: int = 0
     cached_tokens: int | None = None
     ahead: int = 0
+    asked: bool = False
     ended_at: float | None = None
     finish: Finish | None = None
     error: EndpointError | None = None
@@ -207,6 +209,7 @@ class Attempts:
                 if attempt.reservation.is_provisional:
                     await attempt.endpoint.prepare()
                     attempt.reservation.confirm()
+                attempt.asked = True
                 async with aclosing(attempt.endpoint.generate(attempt.request, attempt.prefix)) as events:
                     asked_at = anyio.current_time()
                     async for event in events:

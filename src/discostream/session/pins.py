@@ -24,8 +24,9 @@ def refuse_impossible_pins(
     Raises:
         RequestRejected: Naming what was asked, and what would be right.
     """
-    if request.policy not in (None, PROBE):
+    if request.policy is not None and not (request.policy == PROBE and request.endpoint):
         _refuse_impossible_policy(request.policy, endpoints, settings)
+        _refuse_contradicting_model(request, request.policy, endpoints)
     if request.private:
         _refuse_impossible_privacy(request, endpoints)
 
@@ -55,6 +56,15 @@ def _refuse_impossible_policy(name: str, endpoints: Mapping[str, Endpoint], sett
         raise RequestRejected(f"Policy {name!r} needs a {needed}, and there is none here", param="policy")
     if name == "offsets" and not settings.offsets:
         raise RequestRejected("Policy 'offsets' needs policy.offsets in the settings", param="policy")
+
+
+def _refuse_contradicting_model(request: Request, policy: str, endpoints: Mapping[str, Endpoint]) -> None:
+    needed = KIND_NEEDED.get(policy)
+    if needed and request.endpoint is not None and endpoints[request.endpoint].kind is not needed:
+        raise RequestRejected(
+            f"Policy {policy!r} needs a {needed}, and {request.endpoint!r} is none; name one, or 'disco'",
+            param="model",
+        )
 
 
 def _refuse_impossible_privacy(request: Request, endpoints: Mapping[str, Endpoint]) -> None:

@@ -44,7 +44,10 @@ def load_policy(name: str) -> Policy:
     """
     for entry in entry_points(group=GROUP):
         if entry.name == name:
-            policy: Policy = entry.load()
+            try:
+                policy: Policy = entry.load()
+            except Exception as error:
+                raise ConfigError(f"policy.name = {name!r}: cannot be loaded: {error}") from error
             return policy
     raise ConfigError(f"policy.name = {name!r}: no such policy; {suggest(name, policy_names())}")
 
@@ -166,7 +169,11 @@ class Planner:
         self._note_rebuild(at)
         known = self._source.known()
         self._building = True
-        self._elsewhere(lambda: self._rebuild(known))
+        try:
+            self._elsewhere(lambda: self._rebuild(known))
+        except RuntimeError:  # no thread can be started at this moment
+            self._building = False
+            log.warning("no new table could be made beside the requests; the old one serves on")
 
     def _note_rebuild(self, at: float) -> None:
         self._planned, self._made_at, self._made_from = 0, at, self._source.version()
@@ -181,12 +188,22 @@ class Planner:
 
     def _build(self, known: Known) -> Outlook:
         table = self._policy(known, self.settings)
-        strangers = set(table.endpoints) - {endpoint.name for endpoint in known.endpoints}
-        idle = np.isnan(table.offsets).all(axis=-1) & (table.weights > 0)
-        if strangers or idle.any():
-            whom = sorted(strangers) or "nobody"
-            raise ConfigError(f"policy.name = {self.settings.name!r}: plans {whom}; correct the policy")
+        if defect := _defect_of(table, known):
+            raise ConfigError(f"policy.name = {self.settings.name!r}: {defect}; correct the policy")
         return Outlook(known, table)
+
+
+def _defect_of(table: PlanTable, known: Known) -> str:
+    """What is wrong with a table; empty for a good one."""
+    strangers = set(table.endpoints) - {endpoint.name for endpoint in known.endpoints}
+    if strangers:
+        return f"plans {sorted(strangers)}"
+    if not np.allclose(table.weights.sum(axis=-1), 1.0) or (table.weights < 0).any():
+        return "its weights are no shares of each row"
+    if table.longest.size == 0 or table.longest[-1] != np.inf or (np.diff(table.longest) < 0).any():
+        return "its rows do not rise to prompts of any length"
+    idle = np.isnan(table.offsets).all(axis=-1) & (table.weights > 0)
+    return "plans nobody" if idle.any() else ""
 
 
 def _length_to_look_up(

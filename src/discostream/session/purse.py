@@ -24,7 +24,6 @@ from discostream.core.budget import (
     arrivals_per_s,
     most_prompt_tokens,
 )
-from discostream.core.cost import Energy
 from discostream.endpoints.base import Endpoint
 from discostream.errors import BudgetSpent
 from discostream.ledger.queries import Spent
@@ -89,9 +88,16 @@ class _Account:
         return self.budget.amount * of * (1 - ROUNDING) - self.spent - self.held
 
     def renew(self, now: datetime) -> None:
-        """Begin a new window once the old one is over; what is set aside stays so, and will count in it."""
+        """Begin a new window once the old one is over; what is set aside stays so, and will count in it.
+
+        A clock that was put back before its beginning is followed; what was spent stays spent.
+        """
         window = self.budget.window
-        if window is None or self.renews_at is None or now.timestamp() < self.renews_at.timestamp():
+        if window is None or self.renews_at is None:
+            return
+        if now.timestamp() < self.since.timestamp():
+            self.since, self.renews_at = window.start(now), window.renewal(now)
+        if now.timestamp() < self.renews_at.timestamp():
             return
         self.believed_per_s = self._arrivals_per_s(now, window)
         self.since, self.renews_at = window.start(now), window.renewal(now)
@@ -188,16 +194,31 @@ class Reservation:
     @property
     def is_provisional(self) -> bool:
         """Whether joules are bounded and the device has yet to learn how many it burns."""
-        unknown = self._endpoint.kind is Kind.DEVICE and self._endpoint.energy == Energy()
-        return unknown and self._purse.bounds_joules
+        return self._purse.bounds_joules and not self._endpoint.energy_is_known
+
+    @property
+    def pays_for_answer(self) -> bool:
+        """Whether a hard budget has set aside something for the answer's length."""
+        return any(account.most(self._endpoint, 0, 1) > 0 for account, _ in self._held)
 
     def confirm(self) -> None:
-        """Set aside anew, by what the endpoint is known to cost now.
+        """Set aside anew, by what the endpoint is known to cost once it is prepared.
 
         Raises:
-            BudgetSpent: A hard budget leaves too little; nothing is set aside any more.
+            BudgetSpent: A hard budget leaves too little, or counts joules that nobody knows; nothing is set
+                aside any more.
         """
         self.release()
+        if self.is_provisional:
+            raise self._purse.unknown_joules(self._endpoint)
+        self.take()
+
+    def take(self) -> None:
+        """Set aside what an attempt can cost by what is known now.
+
+        Raises:
+            BudgetSpent: A hard budget leaves too little.
+        """
         self.request, self._held = self._purse.hold(self._endpoint, *self._asked)
         self._purse.under_way.add(self)
 
@@ -239,13 +260,14 @@ class Purse:
         self._accounts = [_Account(budget, now()) for budget in budgets]
 
     def under(self, budgets: Iterable[Budget]) -> Purse:
-        """A purse for other rules over the same money: a budget that both have is one and the same.
+        """A purse for other rules over the same money: budgets of one name are one and the same.
 
         But for `policy.share`, by which every policy plans anew.
         """
-        same = {account.budget: account for account in self._accounts if account.budget.name != POLICY_SHARE}
+        ours = {account.budget.name: account for account in self._accounts}
+        ours.pop(POLICY_SHARE, None)
         other = Purse(now=self._now)
-        other._accounts = [same.get(budget) or _Account(budget, self._now()) for budget in budgets]
+        other._accounts = [ours.get(budget.name) or _Account(budget, self._now()) for budget in budgets]
         return other
 
     def load(self, spent_since: Callable[[datetime], Spent]) -> None:
@@ -253,7 +275,7 @@ class Purse:
 
         A soft share steers what is to come, and begins anew; a hard one is of the day so far, too.
         """
-        now = self._now()
+        now = self._renewed()
         for account in self._accounts:
             if account.budget.window or account.budget.hard:
                 account.load(spent_since((account.budget.window or Window.DAY).start(now)))
@@ -265,7 +287,7 @@ class Purse:
             BudgetSpent: A hard budget leaves too little for it.
         """
         reservation = Reservation(self, endpoint, request, prefix)
-        reservation.confirm()
+        reservation.take()
         return reservation
 
     def allowances(self, constrained: Kind) -> tuple[Allowance, ...]:
@@ -292,6 +314,17 @@ class Purse:
     def bounds_joules(self) -> bool:
         """Whether a hard budget is about energy."""
         return any(account.budget.resource is Resource.JOULES for account in self._restraints)
+
+    def unknown_joules(self, endpoint: Endpoint) -> BudgetSpent:
+        """Why a device of which nobody knows what it burns cannot start."""
+        bounds = (a.budget.name for a in self._restraints if a.budget.resource is Resource.JOULES)
+        name = next(bounds)
+        return BudgetSpent(
+            endpoint.name,
+            name,
+            f"budget {name!r} counts joules, and nobody knows what this device burns; set its "
+            f"prefill_joules_per_token and decode_joules_per_token",
+        )
 
     def hold(
         self, endpoint: Endpoint, request: Request, prefix: Prefix

@@ -68,12 +68,13 @@ def _paid(attempt: LiveAttempt, settled: Attempt) -> Attempt:
 
 def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
     endpoint = attempt.endpoint
-    refused = attempt.error is not None and attempt.error.phase in NOTHING_ACCEPTED
+    failed = attempt.error is not None and attempt.error.phase in NOTHING_ACCEPTED
+    refused = failed or not attempt.asked
     read = 0 if refused else _read_tokens(attempt, attempts)
     wrote = _written_tokens(attempt)
     billed = wrote
     if not refused and attempt.finish is None and not endpoint.cancel_stops_billing:
-        billed = max(billed, _full_length(attempt.request, known))
+        billed = max(billed, _full_length(attempt, known))
     return Attempt(
         endpoint=endpoint.name,
         kind=endpoint.kind,
@@ -96,7 +97,7 @@ def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
 
 
 def _ran_s(attempt: LiveAttempt) -> float | None:
-    if attempt.ended_at is None or isinstance(attempt.error, BudgetSpent):
+    if attempt.ended_at is None or not attempt.asked or isinstance(attempt.error, BudgetSpent):
         return None
     if attempt.error and attempt.error.status in CLIENTS_FAULT:
         return None
@@ -119,10 +120,15 @@ def _written_tokens(attempt: LiveAttempt) -> int:
     return attempt.completion_tokens if counted or most is None else min(attempt.completion_tokens, most)
 
 
-def _full_length(request: Request, known: Known) -> int:
-    """What a server bills that generates on after the stream was closed."""
-    expected = round(known.answer_tokens.distribution.mean)
-    return expected if request.max_tokens is None else min(expected, request.max_tokens)
+def _full_length(attempt: LiveAttempt, known: Known) -> int:
+    """What a server bills that generates on after the stream was closed.
+
+    An average answer, but the longest that was allowed where a hard budget pays.
+    """
+    expected, most = round(known.answer_tokens.distribution.mean), attempt.request.max_tokens
+    if most is None:
+        return expected
+    return most if attempt.reservation.pays_for_answer else min(expected, most)
 
 
 def _never_started(plan: Plan, known: Known, attempts: Attempts) -> Iterator[Attempt]:

@@ -90,7 +90,8 @@ def _whole_windows(
 
 
 def _requests_in(window: Window | None, traffic: Traffic) -> float:
-    return traffic.requests_per_day * WINDOW_DAYS[window] if window else 1.0
+    """At least the one that is planned for: it cannot take what several windows may."""
+    return max(traffic.requests_per_day * WINDOW_DAYS[window], 1.0) if window else 1.0
 
 
 def _ledger(settings: Settings) -> Path | None:

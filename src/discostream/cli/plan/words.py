@@ -87,7 +87,7 @@ def seconds(span_s: float) -> str:
 
 def span(span_s: float) -> str:
     """A span with its unit."""
-    return f"{span_s:.2f} s" if span_s >= 1.0 else f"{_two_digits(1000 * span_s)} ms"
+    return f"{span_s:.2f} s" if span_s >= 0.995 else f"{_two_digits(1000 * span_s)} ms"
 
 
 def money(usd: float) -> str:
@@ -99,14 +99,16 @@ def money(usd: float) -> str:
 
 def energy(joules: float) -> str:
     """Joules."""
-    for size, unit in ((1e6, "MJ"), (1e3, "kJ")):
-        if joules >= size:
+    for size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+        if joules >= 0.9995 * size:
             return f"{joules / size:.3g} {unit}"
     return f"{joules:.3g} J"
 
 
 def percent(share: float) -> str:
     """A share."""
+    if 0.0 < share < 1e-6:
+        return "under 0.0001 %"
     return f"{100 * share:.3g} %" if share >= 1e-3 else f"{_two_digits(100 * share)} %"
 
 
@@ -235,16 +237,17 @@ def prices_in_words(report: Report) -> Iterator[str]:
 def _price_in_words(price: Price, traffic: Traffic, what: str) -> str:
     allowance = price.spending.allowance
     whole = _whole(allowance, traffic)
-    if price.spending.leaves_some:
-        used = amount(allowance, price.spending.expected, traffic)
-        return f"More of {whole} would not help: it is not used up ({used})."
+    used = amount(allowance, price.spending.expected, traffic)
     per_day = 1.0 if allowance.resource is Resource.SHARE else traffic.requests_per_day
     step = _step(allowance, per_day)
     gained_s = price.s_per_unit * step.size / per_day
     if gained_s < TINY_S:
+        if price.spending.leaves_some:
+            return f"More of {whole} would not help: it is not used up ({used})."
         return f"More of {whole} would hardly help, though it is used up."
     where = f" on the {allowance.kind}" if allowance.kind else ""
-    return f"{step.words}{where} would cut {what} by {span(gained_s)}: {whole} is used up."
+    so_far = f"of which {used} is expected to be used" if price.spending.leaves_some else "is used up"
+    return f"{step.words}{where} would cut {what} by {span(gained_s)}: {whole} {so_far}."
 
 
 def _overdraft_in_words(spending: Spending, traffic: Traffic) -> str:
@@ -271,7 +274,8 @@ def _step(allowance: Allowance, per_day: float) -> _Step:
 def _prompts_in_words(findings: Findings) -> str:
     lengths = findings.known.prompt_tokens
     short, middle, long = lengths.distribution.quantile([0.1, 0.5, 0.9])
-    source = f"{len(lengths.seen):,} requests" if len(lengths.seen) else "built-in, from a public service"
+    seen = len(lengths.seen)
+    source = f"{seen:,} request{'s' * (seen != 1)}" if seen else "built-in, from a public service"
     half = f"Half of all prompts are below {middle:,.0f} tokens"
     return f"{half}, eight in ten from {short:,.0f} to {long:,.0f} ({source})."
 
@@ -311,13 +315,14 @@ def _traffic_in_words(traffic: Traffic) -> str:
         if traffic.requests_per_day < 100
         else f"{traffic.requests_per_day:,.0f}"
     )
+    planned = f"Planned for {requests} request{'s' * (requests != '1')} a day"
     match traffic.basis:
         case TrafficBasis.OPTION:
-            return f"Planned for {requests} requests a day."
+            return f"{planned}."
         case TrafficBasis.LEDGER:
-            return f"Planned for {requests} requests a day, as the ledger has them lately."
+            return f"{planned}, as the ledger has them lately."
         case TrafficBasis.ASSUMED:
-            return f"Planned for {requests} requests a day, a guess: say how many with --requests-per-day."
+            return f"{planned}, a guess: say how many with --requests-per-day."
 
 
 def _spent_in_words(now: BudgetNow) -> str:
