@@ -434,7 +434,7 @@ def situations(draw):
 @settings(max_examples=40, deadline=None)
 @given(situations())
 def test_there_is_always_a_plan(known):
-    """Silent servers, hopeless devices, impossible budgets: a plan comes out, and it keeps what can be kept."""
+    """Silent servers, hopeless devices, impossible budgets: a plan comes out, within what can be kept."""
     best = solve(known, DEFAULTS)
     assert math.isfinite(best.forecast.mean_ttft_s)
     assert best.table.weights.sum(axis=1) == pytest.approx(np.ones(len(best.table.weights)))
