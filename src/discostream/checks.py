@@ -111,10 +111,12 @@ def _refuse_standstill(settings: Settings) -> None:
     off = [_what_turns_off(endpoint, settings.budget) for endpoint in usable]
     if usable and None not in off:
         blamed = " and ".join(dict.fromkeys(filter(None, off)))
-        raise ConfigError(f"{blamed} (hard): {_what_it_stops(settings.policy)}; {_WAYS_OUT}")
+        raise ConfigError(f"{blamed} (hard): {_what_it_stops(settings.policy)}; {_way_out(blamed)}")
 
 
-_WAYS_OUT = "raise it, make it soft, or state prices of 0 for a server that is free"
+def _way_out(blamed: str) -> str:
+    free = ", or state prices of 0 for a server that is free" if ".usd" in blamed else ""
+    return f"raise it, or make it soft{free}"
 
 
 def _usable(settings: Settings) -> Iterator[EndpointSettings]:
