@@ -328,15 +328,15 @@ class Shifting(Endpoint):
         yield Finish(FinishReason.STOP, tokens, 1)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.4])
-async def test_a_soft_share_holds_in_whole_sessions(share):
-    """Over 2,000 sessions the device reads its share within 3 %, while the server slows down and recovers."""
+@pytest.mark.parametrize(("kind", "share"), [(Kind.DEVICE, 0.1), (Kind.DEVICE, 0.4), (Kind.SERVER, 0.1)])
+async def test_a_soft_share_holds_in_whole_sessions(kind, share):
+    """Over 2,000 sessions a kind reads its share within 3 %, while the server slows down and recovers."""
     laptop, cloud = device(ttft_s=0.05, prefill_s_per_token=0.002, answer="Yes."), Shifting()
     house = a_house([laptop, cloud])
-    budgets = [Budget(name="policy.share", resource=Resource.SHARE, amount=share, kind=Kind.DEVICE)]
+    budgets = [Budget(name="policy.share", resource=Resource.SHARE, amount=share, kind=kind)]
     purse = with_budgets(house, *budgets).purse
     planner = Planner(
-        PolicySettings(constraint="device"),
+        PolicySettings(constraint=kind.value),
         Surroundings(house.knowledge, CostSettings(), purse=purse),
         seed=1,
         elsewhere=lambda work: work(),
@@ -347,6 +347,6 @@ async def test_a_soft_share_holds_in_whole_sessions(share):
         cloud.factor = 3.0 if 700 <= number < 1400 else 1.0
         words = int(rng.lognormal(4.5, 0.8)) + 1
         outcome = (await play(house, a_request("word " * words))).outcome
-        read += sum(each.prompt_tokens for each in outcome.attempts if each.kind is Kind.DEVICE)
+        read += sum(each.prompt_tokens for each in outcome.attempts if each.kind is kind)
         asked += outcome.prompt_tokens
     assert read / asked == pytest.approx(share, rel=0.03)

@@ -18,7 +18,7 @@ from discostream.errors import BudgetSpent
 from discostream.ledger.queries import Spent
 from discostream.session.localtime import local_now
 from discostream.session.purse import ANSWER_TOKENS, LEAST_ANSWER_TOKENS, Purse
-from discostream.types import Kind, Message, Outcome, Prefix, Request
+from discostream.types import Kind, Message, Outcome, Plan, Prefix, Request, Start
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=ZoneInfo("Europe/Berlin"))
 PROMPT = most_prompt_tokens(
@@ -129,6 +129,51 @@ def test_a_refusal_names_the_budget_and_when_it_renews(caplog):
         f"it renews at 2026-11-23 00:00+01:00"
     )
     assert len(caplog.records) == 1
+
+
+RACE = Plan("disco", (Start("laptop", 0.0), Start("cloud", 0.0)))
+KINDS = {"laptop": Kind.DEVICE, "cloud": Kind.SERVER}
+
+
+def after(purse: Purse, requests: int, of_server: int, tokens: int = 100) -> Purse:
+    """The same after so many requests of so many tokens each, of which the server took `of_server` tokens."""
+    for _ in range(requests):
+        purse.count(ended(tokens))
+    purse.pay(Kind.SERVER, usd=0.0, joules=0.0, prompt_tokens=of_server)
+    return purse
+
+
+def test_who_would_make_a_share_owe_too_much_stands_by():
+    """A long prompt stays on the device until the server's tenth can pay for it, or soon could."""
+    purse = after(Purse([share(0.1, hard=False)], Clock()), 200, of_server=2000)
+    assert purse.smoothed(RACE, KINDS, 300) is RACE
+    held_back = Plan("disco", (Start("laptop", 0.0), Start("cloud", None)))
+    assert purse.smoothed(RACE, KINDS, 600) == held_back
+    saved = after(Purse([share(0.1, hard=False)], Clock()), 200, of_server=1000)
+    assert saved.smoothed(RACE, KINDS, 600) is RACE
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan("disco", (Start("cloud", 0.0),)),
+        Plan("disco", (Start("cloud", 0.0), Start("laptop", None))),
+        Plan("disco", (Start("laptop", 0.0), Start("cloud", 0.5))),
+        Plan("offsets", RACE.starts),
+        Plan("server-only", RACE.starts),
+    ],
+)
+def test_nobody_stands_by_who_has_to_start(plan):
+    """The only kind that starts, whoever starts later, and what a fixed policy names are left as they are."""
+    purse = after(Purse([share(0.1, hard=False)], Clock()), 200, of_server=20_000)
+    assert purse.smoothed(plan, KINDS, 600) == plan
+
+
+def test_other_budgets_smooth_nothing():
+    """Dollars, hard shares, and a share of the other kind let a plan be."""
+    for budget in (usd(0.0, hard=False), share(0.1), share(0.1, kind=Kind.DEVICE, hard=False)):
+        purse = after(Purse([budget], Clock()), 200, of_server=20_000)
+        assert purse.smoothed(RACE, KINDS, 600) == RACE
 
 
 def test_a_budget_without_anything_left_is_spent():

@@ -32,6 +32,7 @@ __all__ = [
     "allowed_share",
     "arrivals_per_s",
     "budgets_from",
+    "may_start_at_once",
     "most_prompt_tokens",
     "warning_of",
 ]
@@ -46,6 +47,15 @@ HORIZON_REQUESTS = 32
 
 In simulation (2,000 requests, tables made anew every 32, F shifting twice, up to 256 requests at a time)
 three times of it leave an error half as large again, and without those under way plans swing by 8 %.
+"""
+
+MOST_TIMES = 4.0
+"""How many times its budget a share may be planned by, to use up a credit."""
+
+GRAIN = 0.02
+"""The part of all that a share was worth so far which it may owe for the sake of one long prompt.
+
+Without this rule, a tenth for the server, which is some fifty long prompts in 2,000, ends up to 4 % off.
 """
 
 BELIEVED_REQUESTS = 200
@@ -270,12 +280,33 @@ def allowed_share(
         under_way: How many more have been planned, and are not among them yet.
 
     Returns:
-        Between zero and twice b, and never above one.
+        Between zero and `MOST_TIMES` b, and never above one.
     """
     if not all_tokens:
         return share
     credit_requests = (share * all_tokens - spent_tokens) * requests / all_tokens
-    return min(max(share + credit_requests / (HORIZON_REQUESTS + under_way), 0.0), 2 * share, 1.0)
+    allowed = share + credit_requests / (HORIZON_REQUESTS + under_way)
+    return min(max(allowed, 0.0), MOST_TIMES * share, 1.0)
+
+
+def may_start_at_once(
+    share: float, prompt_tokens: float, *, spent_tokens: float, all_tokens: float, requests: int
+) -> bool:
+    """Whether a share that gives a prompt now will owe no more than it should.
+
+    That is what it pays back within `HORIZON_REQUESTS`, or `GRAIN` of its worth so far, whichever is more.
+    Plans are right on average; few prompts that are long are a coarse average.
+
+    Args:
+        share: b, the budget.
+        prompt_tokens: The prompt's length.
+        spent_tokens: Prompt tokens that the kind has processed before.
+        all_tokens: Prompt tokens of all requests before.
+        requests: How many those were.
+    """
+    worth = share * (all_tokens + prompt_tokens)
+    most_owed = worth * max(HORIZON_REQUESTS / (requests + 1), GRAIN)
+    return spent_tokens + prompt_tokens - worth <= most_owed
 
 
 def allowed_per_request(amount: float, *, spent: float, expected_requests: float) -> float:

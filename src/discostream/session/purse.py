@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -22,13 +22,14 @@ from discostream.core.budget import (
     allowed_per_request,
     allowed_share,
     arrivals_per_s,
+    may_start_at_once,
     most_prompt_tokens,
 )
 from discostream.endpoints.base import Endpoint
 from discostream.errors import BudgetSpent
 from discostream.ledger.queries import Spent
 from discostream.session.localtime import local_now
-from discostream.types import Kind, Outcome, Prefix, Request
+from discostream.types import Kind, Outcome, Plan, Prefix, Request, Start
 
 __all__ = ["Purse", "Reservation"]
 
@@ -43,6 +44,9 @@ An answer without a bound has no price that could be set aside. Of GPT-4o's answ
 
 LEAST_ANSWER_TOKENS = 64
 """The last of a budget is not spent on answers that would be cut off after less: a few sentences."""
+
+FIXED_POLICIES = frozenset({"device-only", "server-only", "offsets"})
+"""Those that start what they name, whatever a share says."""
 
 ROUNDING = 1e-9
 """The part of a hard budget that is never spent: a sum of a million floats is off by 1e-10 at most."""
@@ -140,6 +144,18 @@ class _Account:
             renews = self.renews_at.isoformat(sep=" ", timespec="minutes")
             what = f"{short if left else 'is spent'}; it renews at {renews}"
         return BudgetSpent(endpoint.name, self.budget.name, f"budget {self.budget.name!r} {what}")
+
+    def can_owe(self, prompt_tokens: float) -> bool:
+        """Whether a soft share may give a prompt at once; what is no share may."""
+        if self.budget.hard or self.budget.resource is not Resource.SHARE:
+            return True
+        return may_start_at_once(
+            self.budget.amount,
+            prompt_tokens,
+            spent_tokens=self.spent,
+            all_tokens=self.prompt_tokens,
+            requests=self.requests,
+        )
 
     def allowance(self, now: datetime, constrained: Kind, under_way: int) -> Allowance:
         """What the requests to come may use of it, on average, while so many attempts run."""
@@ -301,6 +317,29 @@ class Purse:
         budgeted = {account.budget.restrained for account in self._accounts if not account.follows_prices}
         kind = constrained if len(budgeted) != 1 else budgeted.pop() or constrained
         return tuple(account.allowance(now, kind, len(self.under_way)) for account in self._accounts)
+
+    def smoothed(self, plan: Plan, kinds: Mapping[str, Kind], prompt_tokens: float) -> Plan:
+        """The same plan, but who would make a soft share owe too much by starting at once stands by.
+
+        Somebody of another kind must be planned to start; nobody stands by for a later start, which is rare
+        enough to be paid back.
+
+        Args:
+            plan: By a policy.
+            kinds: Of every endpoint.
+            prompt_tokens: The prompt's length.
+        """
+        if plan.policy in FIXED_POLICIES:
+            return plan
+        owing = {account.budget.kind for account in self._accounts if not account.can_owe(prompt_tokens)}
+        planned = {kinds[start.endpoint] for start in plan.starts if start.offset_s is not None}
+        if not owing & planned or not planned - owing:
+            return plan
+        starts = tuple(
+            Start(start.endpoint, None) if start.offset_s == 0 and kinds[start.endpoint] in owing else start
+            for start in plan.starts
+        )
+        return replace(plan, starts=starts)
 
     def count(self, outcome: Outcome) -> None:
         """Count a request that has ended, whose attempts were settled each by itself."""

@@ -91,12 +91,18 @@ async def run(request: Request, house: House, client: Client) -> None:
 
 
 def _plan(request: Request, house: House, planner: Planner, outlook: Outlook, estimated_tokens: int) -> Plan:
-    """The one endpoint that the request names, or what the policy says; on devices alone if it is private."""
+    """The one endpoint that the request names, or what the policy says, its shares kept in balance.
+
+    On devices alone, if the request is private.
+    """
     if request.endpoint is not None:
         policy = PROBE if request.policy == PROBE else f"pinned to {request.endpoint}"
         return Plan(policy, (Start(request.endpoint, 0.0),))
     plan = planner.choose(outlook, estimated_tokens, _uncached_tokens(request, house), house.running)
-    return kept_private(plan, house.endpoints) if request.private else plan
+    if request.private:
+        return kept_private(plan, house.endpoints)
+    kinds = {name: endpoint.kind for name, endpoint in house.endpoints.items()}
+    return house.purse.smoothed(plan, kinds, estimated_tokens)
 
 
 def _uncached_tokens(request: Request, house: House) -> dict[str, float]:
