@@ -37,7 +37,17 @@ from discostream.cli.plan.report import (
 )
 from discostream.cli.plan.screen import patience, show
 from discostream.cli.plan.survey import survey
-from discostream.cli.plan.words import constraint_in_words, headline, prices_in_words, rests_on
+from discostream.cli.plan.words import (
+    constraint_in_words,
+    energy,
+    headline,
+    money,
+    percent,
+    prices_in_words,
+    rests_on,
+    source_in_words,
+    span,
+)
 from discostream.cli.screen import errors, output
 from discostream.config import EndpointSettings, PolicySettings, embedded_pair, settings_from
 from discostream.core.budget import Allowance, Resource
@@ -161,6 +171,83 @@ CLOSED_FORMS = [
 def test_shadow_prices_are_told_in_exact_words(known, words):
     """What one more unit of a budget buys is what the two endpoints' times and costs say."""
     assert list(prices_in_words(the_report(known))) == words
+
+
+@pytest.fixture(scope="module")
+def under_money():
+    """A report with half a dollar a day, for a thousand requests."""
+    return the_report(constants(device_s=3.0, server_s=2.7, money=5e-4))
+
+
+@pytest.mark.parametrize(
+    ("s_per_unit", "used_usd", "words"),
+    [
+        (300.0, 5e-4, "One more cent a day would cut mean TTFT by 3 ms: {whole} is used up."),
+        (
+            300.0,
+            1e-4,
+            "One more cent a day would cut mean TTFT by 3 ms: {whole}, "
+            "of which $0.10 a day is expected to be used.",
+        ),
+        (5.1, 5e-4, "One more cent a day would cut mean TTFT by 0.051 ms: {whole} is used up."),
+        (4.9, 5e-4, "More of {whole} would hardly help, though it is used up."),
+        (4.9, 1e-4, "More of {whole} would not help: it is not used up ($0.10 a day)."),
+        (0.0, 0.0, "More of {whole} would not help: it is not used up ($0.00 a day)."),
+    ],
+)
+def test_what_is_worth_having_is_told_by_the_gain(under_money, s_per_unit, used_usd, words):
+    """A budget that gains a twentieth of a millisecond helps, spent or not; one that gains less does not."""
+    (price,) = under_money.prices
+    spending = replace(price.spending, expected=used_usd)
+    price = replace(price, spending=spending, s_per_unit=s_per_unit)
+    told = list(prices_in_words(replace(under_money, prices=(price,))))
+    assert told == [words.format(whole="budget 'money' ($0.50 a day)")]
+
+
+@pytest.mark.parametrize(
+    ("tell", "figure", "words"),
+    [
+        (energy, 0.0, "0 J"),
+        (energy, 999.4, "999 J"),
+        (energy, 999.6, "1 kJ"),
+        (energy, 999_400.0, "999 kJ"),
+        (energy, 999_600.0, "1 MJ"),
+        (energy, 9.994e8, "999 MJ"),
+        (energy, 9.996e8, "1 GJ"),
+        (energy, 2.5e11, "250 GJ"),
+        (percent, 0.0, "0 %"),
+        (percent, 9.9e-7, "under 0.0001 %"),
+        (percent, 1e-6, "0.0001 %"),
+        (percent, 0.000987, "0.099 %"),
+        (percent, 0.3, "30 %"),
+        (percent, 1.0, "100 %"),
+        (span, 0.0, "0 ms"),
+        (span, 0.9944, "994 ms"),
+        (span, 0.9996, "1.00 s"),
+        (money, 0.0, "$0.00"),
+        (money, 1234.5, "$1,234.50"),
+        (money, 0.000123, "$0.00012"),
+        (money, 1e-7, "$1.0e-07"),
+    ],
+)
+def test_figures_have_few_digits_and_the_unit_that_keeps_them_so(tell, figure, words):
+    """What rounds up to a thousand of a unit is one of the next; less than next to nothing is called so."""
+    assert tell(figure) == words
+
+
+@pytest.mark.parametrize(("number", "told"), [(1, "1 {}"), (2, "2 {}s"), (1024, "1,024 {}s")])
+def test_one_is_not_several(under_money, number, told):
+    """Requests and attempts are counted in the singular where there was one."""
+    lengths = Lengths(constant(PROMPT_TOKENS))
+    for at_s in range(number):
+        lengths = lengths.observe(PROMPT_TOKENS, float(at_s))
+    known = replace(under_money.findings.known, prompt_tokens=lengths)
+    traffic = Traffic(float(number), TrafficBasis.LEDGER)
+    findings = replace(under_money.findings, known=known, traffic=traffic)
+    sentences = list(rests_on(replace(under_money, findings=findings)))
+    assert sentences[0].endswith(f"({told.format('request')}).")
+    assert f"Planned for {told.format('request')} a day, as the ledger has them lately." in sentences
+    assert source_in_words(known.of("cloud"), number) == told.format("attempt")
 
 
 def test_a_server_that_is_never_the_first_is_worth_nothing():

@@ -158,6 +158,16 @@ def test_what_never_comes_counts_as_the_adapters_limit():
     )
 
 
+@pytest.mark.parametrize("names", [("east",), ("east", "west")])
+def test_every_race_has_one_winner(names):
+    """However often servers are silent, one answer is billed: roundings of their survival win nothing."""
+    for never in np.linspace(0.01, 0.99, 99).tolist():
+        ttft = Distribution(np.array([0.0, 1.0]), np.array([1.0, 1.0]), never)
+        known = known_of(*(server(ttft, name, prices=(0.0, 1e6)) for name in names), prompts=10, answer=7.0)
+        expected = forecast(known, one_action(*names, offsets=[0.0] * len(names)))
+        assert expected.usd == pytest.approx(7.0, rel=1e-6), never
+
+
 def test_a_slow_device_alone_takes_its_time():
     """A device that needs longer than the limit on silence is not cut there, since it will answer."""
     known = known_of(device(s_per_token=1.0, startup_s=0.0), prompts=500)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +14,18 @@ from plans import device, exponential, known_of, server, steps
 from discostream.config import PolicySettings
 from discostream.core.budget import Allowance, Resource
 from discostream.core.distributions import Distribution
-from discostream.core.forecast import forecast
-from discostream.core.optimal import BUCKETS, MOST_ACTIONS, _actions, _Buckets, _Columns, optimal, solve
+from discostream.core.forecast import SILENCE_S, forecast
+from discostream.core.optimal import (
+    BUCKETS,
+    MOST_ACTIONS,
+    _actions,
+    _Buckets,
+    _Columns,
+    _moments,
+    _run_all,
+    optimal,
+    solve,
+)
 from discostream.core.policies import NEVER, STANDBY, disco
 from discostream.types import Kind, Start
 
@@ -45,16 +54,21 @@ def prices_of(solution):
     return [price.s_per_unit for price in solution.shadow_prices]
 
 
+def constant_device(startup_s, ttft, *allowances, spread_s=0.0):
+    """Prompts of one length, a device that takes the same time for all of them, and a server."""
+    laptop = device(s_per_token=0.0, startup_s=startup_s, spread_s=spread_s)
+    return known_of(laptop, server(ttft), prompts=10, allowances=allowances)
+
+
+def chats(ttft, *allowances):
+    """Prompts of all lengths, a device and a server."""
+    return known_of(device(), server(ttft), prompts=CHATS, allowances=allowances)
+
+
 @pytest.mark.parametrize("b", [0.05, 0.3, 0.7])
 def test_one_length_and_a_memoryless_server(b):
     """Starting the device after w saves e^-w e^-d for e^-w of spend: the optimum is 1 - b e^-d."""
-    known = known_of(
-        device(s_per_token=0.0, startup_s=0.5),
-        server(MEMORYLESS),
-        prompts=10,
-        allowances=[share(Kind.DEVICE, b)],
-    )
-    best = solve(known, DEFAULTS)
+    best = solve(constant_device(0.5, MEMORYLESS, share(Kind.DEVICE, b)), DEFAULTS)
     assert best.forecast.mean_ttft_s == pytest.approx(1 - b * math.exp(-0.5), rel=0.01)
     assert prices_of(best) == saved_by([math.exp(-0.5)])
     assert best.spends[0].expected == pytest.approx(b, rel=0.005)
@@ -116,23 +130,17 @@ def test_two_budgets_buy_hedges_where_those_are_worth_more():
 
 
 def two_budgets(b_device, b_server):
-    return known_of(
-        device(s_per_token=0.0, startup_s=0.5),
-        server(MEMORYLESS),
-        prompts=10,
-        allowances=[share(Kind.DEVICE, b_device), share(Kind.SERVER, b_server)],
-    )
+    allowances = share(Kind.DEVICE, b_device), share(Kind.SERVER, b_server)
+    return constant_device(0.5, MEMORYLESS, *allowances)
 
 
 def test_the_shadow_price_is_the_slope_of_the_optimum():
     """On a heavy tail, one more token in a thousand saves what the price says, to a few per cent of it."""
-    known = known_of(device(), server(heavy_tailed()), prompts=CHATS)
-    means = [
-        solve(with_allowances(known, share(Kind.DEVICE, b)), DEFAULTS).forecast.mean_ttft_s
-        for b in (0.295, 0.305)
-    ]
-    price = prices_of(solve(with_allowances(known, share(Kind.DEVICE, 0.3)), DEFAULTS))[0]
-    assert price == pytest.approx((means[0] - means[1]) / 0.01, rel=0.05)
+    less, best, more = (
+        solve(chats(heavy_tailed(), share(Kind.DEVICE, b)), DEFAULTS) for b in (0.295, 0.3, 0.305)
+    )
+    slope = (less.forecast.mean_ttft_s - more.forecast.mean_ttft_s) / 0.01
+    assert prices_of(best) == [pytest.approx(slope, rel=0.05)]
 
 
 def heavy_tailed(seed=1):
@@ -141,13 +149,9 @@ def heavy_tailed(seed=1):
     return Distribution.of_samples(np.append(rng.lognormal(0.0, 0.2, 900), rng.uniform(5.0, 60.0, 100)))
 
 
-def with_allowances(known, *allowances):
-    return replace(known, allowances=allowances)
-
-
 def test_a_heavy_tail_is_insured_for_more_than_alpha():
     """DiSCo-D insures a twentieth of the tail whatever F says; the programme all of it, at the same spend."""
-    known = known_of(device(), server(heavy_tailed()), prompts=CHATS, allowances=[share(Kind.DEVICE, 0.2)])
+    known = chats(heavy_tailed(), share(Kind.DEVICE, 0.2))
     best = solve(known, DEFAULTS).forecast
     papers = forecast(known, disco(known, PolicySettings(constraint="device")))
     assert best.mean_ttft_s < 0.75 * papers.mean_ttft_s
@@ -157,13 +161,7 @@ def test_a_heavy_tail_is_insured_for_more_than_alpha():
 
 def test_ties_go_to_the_tail():
     """All waits do the same for the mean of a memoryless server: everybody waits -ln b, nobody draws lots."""
-    known = known_of(
-        device(s_per_token=0.0, startup_s=0.1),
-        server(MEMORYLESS),
-        prompts=10,
-        allowances=[share(Kind.DEVICE, 0.1)],
-    )
-    best = solve(known, DEFAULTS)
+    best = solve(constant_device(0.1, MEMORYLESS, share(Kind.DEVICE, 0.1)), DEFAULTS)
     waits = best.table.offsets[best.table.weights > 0, 0]
     assert waits.min() > 0.7 * -math.log(0.1)
     assert waits.max() < 1.7 * -math.log(0.1)
@@ -176,13 +174,7 @@ BOUNDED = Distribution.of_table(np.linspace(0.0, 1.0, 2001), np.linspace(1.0, 3.
 
 def test_budget_that_cannot_lower_the_mean_buys_insurance():
     """A device slower than the server ever was saves nothing that was seen, but starts for what was not."""
-    known = known_of(
-        device(s_per_token=0.0, startup_s=5.0),
-        server(BOUNDED),
-        prompts=10,
-        allowances=[share(Kind.DEVICE, 0.01)],
-    )
-    best = solve(known, DEFAULTS)
+    best = solve(constant_device(5.0, BOUNDED, share(Kind.DEVICE, 0.01)), DEFAULTS)
     assert best.forecast.mean_ttft_s == pytest.approx(2.0, rel=1e-3)
     assert np.all(best.table.offsets[best.table.weights > 0, 0] <= 3.0)
     assert best.spends[0].expected == pytest.approx(0.01, rel=0.1)
@@ -190,26 +182,14 @@ def test_budget_that_cannot_lower_the_mean_buys_insurance():
 
 def test_budget_is_left_where_nothing_gains():
     """A device that needs longer than any silence lasts helps neither mean nor tail: it spends nothing."""
-    known = known_of(
-        device(s_per_token=0.0, startup_s=200.0),
-        server(BOUNDED),
-        prompts=10,
-        allowances=[share(Kind.DEVICE, 0.5)],
-    )
-    best = solve(known, DEFAULTS)
+    best = solve(constant_device(200.0, BOUNDED, share(Kind.DEVICE, 0.5)), DEFAULTS)
     assert best.spends[0].expected < 1e-3
     assert prices_of(best) == [0.0]
 
 
 def test_a_server_insures_a_device_for_nothing():
     """A device that is later than it ever was is not waited for: that takes nothing of the server budget."""
-    known = known_of(
-        device(s_per_token=0.0, startup_s=0.5, spread_s=0.01),
-        server(BOUNDED),
-        prompts=10,
-        allowances=[share(Kind.SERVER, 0.3)],
-    )
-    best = solve(known, DEFAULTS)
+    best = solve(constant_device(0.5, BOUNDED, share(Kind.SERVER, 0.3), spread_s=0.01), DEFAULTS)
     assert best.spends[0].expected < 1e-3
     (start,) = [start for start in best.table.choose(10, 0.0).starts if start.endpoint == "cloud"]
     assert 0.5 < start.offset_s < 1.0
@@ -236,8 +216,7 @@ def test_nothing_allowed_is_nothing_started():
 )
 def test_budgets_that_nothing_keeps_are_overshot_least(allowances, shares):
     """Somebody has to read every prompt: the least of the missing tokens is taken, and it is said so."""
-    known = known_of(device(), server(MEMORYLESS), prompts=CHATS, allowances=allowances)
-    best = solve(known, DEFAULTS)
+    best = solve(chats(MEMORYLESS, *allowances), DEFAULTS)
     assert not best.feasible
     assert sum(best.forecast.token_share.values()) == pytest.approx(1.0, abs=0.01)
     if shares is not None:
@@ -274,7 +253,7 @@ def test_who_costs_no_budget_starts_at_once():
 
 def test_only_servers_with_a_budget_are_asked_twice():
     """A hedge has a column of its own; unused it is no part of the plan, while endpoints stand by."""
-    known = known_of(device(), server(heavy_tailed()), prompts=CHATS, allowances=[share(Kind.SERVER, 0.6)])
+    known = chats(heavy_tailed(), share(Kind.SERVER, 0.6))
     table = optimal(known, DEFAULTS)
     assert table.endpoints == ("laptop", "cloud", "cloud")
     unused = np.isinf(table.offsets[table.weights > 0]).any(axis=0)
@@ -333,6 +312,18 @@ def test_any_number_of_endpoints(devices, servers):
     assert np.all(np.nanmin(best.table.offsets[best.table.weights > 0], axis=1) == 0.0)
 
 
+@pytest.mark.parametrize("slow", [device(s_per_token=0.0, startup_s=600.0), device(s_per_token=5.0)])
+def test_the_moments_to_choose_from_end_with_silence(slow):
+    """Beside a device that may take many minutes, the moments for one more attempt end after two."""
+    known = known_of(slow, server(MEMORYLESS), prompts=CHATS, allowances=[share(Kind.SERVER, 0.3)])
+    columns = _Columns.of(known, known.allowances, hedge=False)
+    buckets = _Buckets.of(known.prompt_tokens.samples)
+    races = _run_all(columns, buckets, np.array([[0.0, np.inf]]))
+    moments = _moments(races, buckets, 9)
+    assert races.quantiles(np.array([1.0]), buckets.share)[0] > 4 * SILENCE_S
+    assert (moments[0], moments.max()) == (0.0, pytest.approx(SILENCE_S))
+
+
 def test_buckets_hold_whole_lengths():
     """About sixty buckets of even weight, in which no length stands in two; few lengths have one each."""
     samples = np.sort(np.rint(np.random.default_rng(1).lognormal(4.5, 1.0, 20_000)))
@@ -348,8 +339,7 @@ def test_buckets_hold_whole_lengths():
 
 def test_rows_that_say_the_same_are_one():
     """Neighbouring buckets that choose alike make one row, and no row mixes more than budgets can explain."""
-    known = known_of(device(), server(heavy_tailed()), prompts=CHATS, allowances=[share(Kind.DEVICE, 0.2)])
-    table = optimal(known, DEFAULTS)
+    table = optimal(chats(heavy_tailed(), share(Kind.DEVICE, 0.2)), DEFAULTS)
     rows = [
         (offsets[weights > 0].tolist(), weights[weights > 0].tolist())
         for offsets, weights in zip(table.offsets, table.weights, strict=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 from discostream.core.forecast import forecast
 from discostream.types import Kind
@@ -28,13 +27,7 @@ REPLICATE = "Llama-2-70B, Replicate"
 @pytest.fixture(scope="module")
 def experiment():
     """The script that writes docs/policies-on-traces.md."""
-    path = ROOT / "benchmarks" / "policies_on_traces.py"
-    spec = importlib.util.spec_from_file_location("policies_on_traces", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_script("policies_on_traces")
 
 
 @pytest.fixture(scope="module")

@@ -58,11 +58,18 @@ async def serving(folder: Path, *endpoints: dict[str, Any], **tables: Any) -> As
 
 
 async def ask(
-    base_url: str, *, stream: bool = False, model: str = "disco", **headers: str
+    base_url: str, *, stream: bool = False, model: str = "disco", **headers: str | tuple[str, ...]
 ) -> tuple[int, Any, Any]:
-    """Status, headers and body (JSON, or the text of a stream) of one chat completion."""
+    """Status, headers and body (JSON, or the text of a stream) of one chat completion.
+
+    A header of several values is sent several times.
+    """
     body = {"messages": MESSAGES, "stream": stream, "model": model, "max_tokens": 20}
-    named = {f"x-disco-{name}": value for name, value in headers.items()}
+    named = [
+        (f"x-disco-{name}", value)
+        for name, values in headers.items()
+        for value in ((values,) if isinstance(values, str) else values)
+    ]
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{base_url}/chat/completions", json=body, headers=named) as response,
@@ -160,12 +167,15 @@ async def test_a_request_may_name_its_policy(policy: str, winner: str | None, tm
         ({"policy": ""}, "x-disco-policy", "there is no policy ''"),
         ({"policy": "offsets"}, "policy", "needs policy.offsets"),
         ({"private": "yes"}, "x-disco-private", "'yes' is neither true nor false"),
+        ({"private": ("true", "no")}, "x-disco-private", "'no' is neither true nor false"),
+        ({"private": ("false", "no")}, "x-disco-private", "'no' is neither true nor false"),
+        ({"private": "false, true"}, "x-disco-private", "'false, true' is neither true nor false"),
         ({"private": "true", "policy": "server-only"}, "policy", "which policy 'server-only' does"),
         ({"private": "true", "model": "cloud"}, "model", "'cloud' is a server; name a device, or 'disco'"),
     ],
 )
 async def test_pins_that_cannot_be_had_are_refused(
-    headers: dict[str, str], param: str, says: str, tmp_path: Path
+    headers: dict[str, str | tuple[str, ...]], param: str, says: str, tmp_path: Path
 ) -> None:
     """A wrong or contradictory header is the client's mistake, told with what would be right."""
     async with serving(tmp_path, LAPTOP, CLOUD) as base_url:
@@ -195,6 +205,19 @@ async def test_a_private_request_never_leaves_the_device(tmp_path: Path) -> None
         )
     assert [attempt["endpoint"] for attempt in private["disco"]["attempts"]] == ["laptop"]
     assert private["disco"]["ttft_s"] < 1.0
+    assert public["disco"]["winner"] == "cloud"
+
+
+@pytest.mark.parametrize("sent", [("true", "false"), ("false", "true"), ("true", "true")])
+async def test_a_header_sent_twice_keeps_private_what_either_says(
+    sent: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Whichever of two headers comes last, one `true` keeps the request on the device; two `false` do not."""
+    quick = {"name": "offsets", "offsets": {"cloud": 0, "laptop": 5}}
+    async with serving(tmp_path, LAPTOP, CLOUD, policy=quick) as base_url:
+        _, _, private = await ask(base_url, private=sent)
+        _, _, public = await ask(base_url, private=("false", "false"))
+    assert [attempt["endpoint"] for attempt in private["disco"]["attempts"]] == ["laptop"]
     assert public["disco"]["winner"] == "cloud"
 
 

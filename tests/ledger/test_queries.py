@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -132,6 +133,31 @@ async def test_an_empty_ledger_has_no_history(path):
     """No request, no outcome."""
     with Ledger(path):
         assert list(history(path, 5)) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("UPDATE request SET recorded_at = 'noon' WHERE id = 2", "isoformat string: 'noon'"),
+        ("UPDATE request SET finish_reason = 'tired' WHERE id = 2", "'tired' is not a valid FinishReason"),
+        ("UPDATE attempt SET kind = 'abacus' WHERE request = 2", "'abacus' is not a valid Kind"),
+        ("UPDATE attempt SET outcome = 'drew' WHERE request = 2", "'drew' is not a valid AttemptOutcome"),
+        ("UPDATE migration SET reason = 'whim' WHERE request = 2", "'whim' is not a valid MigrationReason"),
+        ("UPDATE migration SET by = 'pigeon' WHERE request = 2", "'pigeon' is not a valid Carrier"),
+    ],
+)
+async def test_a_damaged_row_is_named(path, outcome, damage, told):
+    """What comes before it is given back; then the file, the request and what is wrong with it are told."""
+    with Ledger(path) as ledger:
+        for number in range(3):
+            await ledger.record(outcome(request_id=f"r-{number}"))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(damage)
+    rows = history(path, 3)
+    assert next(rows)[1].request_id == "r-0"
+    where = re.escape(f"ledger.path = {str(path)!r}: request 2 is damaged: ")
+    with pytest.raises(ConfigError, match=f"{where}.*{re.escape(told)}"):
+        next(rows)
 
 
 def write_version_1(path, monkeypatch):

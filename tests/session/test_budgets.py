@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from timetable import AClient, a_house, a_request, device, play, server
 
-from discostream.builtin import builtin_profiles
+from discostream.builtin import builtin_output_lengths, builtin_profiles
 from discostream.config import CostSettings, EndpointSettings, PolicySettings
 from discostream.core.budget import Budget, Resource, Window, most_prompt_tokens
 from discostream.core.cost import Energy, Prices
 from discostream.endpoints.base import Endpoint, NoOptions
-from discostream.errors import AllEndpointsFailed, BudgetSpent
+from discostream.errors import AllEndpointsFailed, BudgetSpent, EndpointError, Phase
 from discostream.session.house import House, Surroundings
 from discostream.session.planner import Planner
 from discostream.session.purse import ANSWER_TOKENS, Purse
@@ -190,6 +190,37 @@ async def test_an_estimate_is_never_more_than_was_set_aside(stops):
     assert 0 < played.outcome.usd <= usd
 
 
+DOLLARS = Budget(name="money", resource=Resource.USD, amount=1.0, window=Window.DAY)
+JOULES = Budget(name="energy", resource=Resource.JOULES, amount=1e4, window=Window.DAY, hard=True)
+AVERAGE = round(builtin_output_lengths().mean)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "max_tokens", "charged"),
+    [
+        ([], None, AVERAGE),
+        ([], 5000, AVERAGE),
+        ([DOLLARS], 5000, AVERAGE),
+        ([JOULES], 5000, AVERAGE),
+        ([replace(DOLLARS, hard=True)], 5000, 5000),
+        ([replace(DOLLARS, hard=True), JOULES], 10, 10),
+        ([replace(DOLLARS, hard=True)], None, ANSWER_TOKENS),
+    ],
+)
+async def test_a_bill_that_goes_on_is_for_the_longest_answer_where_a_hard_budget_pays(
+    budgets, max_tokens, charged
+):
+    """A loser whose server generates on costs an average answer; hard dollars reckon with the longest."""
+    cloud = server(ttft_s=5.0)
+    cloud.cancel_stops_billing = False
+    house = with_budgets(a_house([burning(device(ttft_s=0.1)), cloud]), *budgets)
+    played = await play(house, a_request(max_tokens=max_tokens))
+    assert played.outcomes == {"laptop": "won", "cloud": "lost"}
+    assert played.outcome.usd == pytest.approx(cloud.prices.usd(3, charged))
+    paid = [each.spent for each in house.purse._accounts if each.budget.resource is Resource.USD]
+    assert paid == [played.outcome.usd] * len(paid)
+
+
 class Waking(type(device())):
     """A device that learns only when it is prepared how much it burns."""
 
@@ -215,6 +246,30 @@ async def test_a_device_is_asked_what_it_burns_before_it_is_trusted_with_joules(
     assert refused.outcome.winner == "cloud"
     assert refused.outcomes == {"laptop": "not_started", "cloud": "won"}
     assert refused.outcome.attempts[0].ran_s is None
+
+
+class NeverReady(Waking):
+    """A device that breaks while it is prepared."""
+
+    async def prepare(self):
+        await anyio.sleep(0.1)
+        raise EndpointError(self.name, Phase.PREFILL, "out of memory")
+
+
+@pytest.mark.parametrize(
+    ("waking", "leaves_after", "outcome"),
+    [(Waking, None, "lost"), (Waking, 1, "lost"), (NeverReady, None, "failed")],
+)
+async def test_an_attempt_that_never_asked_costs_nothing(waking, leaves_after, outcome):
+    """Whoever was only prepared when another won, the client left or it broke has read nothing, nor run."""
+    laptop = waking(device().settings, device().script)
+    laptop.energy = Energy(0.1, 0.0)  # known by half, so that it is prepared before it is asked
+    house = with_budgets(a_house([laptop, server(ttft_s=0.5)]), JOULES)
+    played = await play(house, leaves_after=leaves_after)
+    (attempt,) = [each for each in played.outcome.attempts if each.endpoint == "laptop"]
+    assert (attempt.outcome, laptop.started) == (outcome, 0)
+    assert (attempt.prompt_tokens, attempt.joules, attempt.ran_s) == (0, 0.0, None)
+    assert [(account.spent, account.held) for account in house.purse._accounts] == [(0.0, 0.0)]
 
 
 async def test_an_answer_is_bounded_once_joules_are_known():

@@ -15,10 +15,10 @@ from trio.testing import MockClock
 
 from discostream.config import MigrationSettings
 from discostream.core.cost import Energy
+from discostream.core.handoff import CAUTION
 from discostream.core.qoe import tbt_as_read
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import EndpointError, Phase
-from discostream.session.successors import CAUTION
 from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
 
 pytestmark = pytest.mark.anyio

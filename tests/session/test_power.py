@@ -26,6 +26,31 @@ def test_the_charge_counts_only_on_battery(monkeypatch, battery, charge):
     assert PowerSupply().charge() == charge
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        psutil.AccessDenied(),
+        PermissionError(13, "/sys/class/power_supply/BAT0/uevent"),
+        RuntimeError("GetSystemPowerStatus failed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_battery_that_cannot_be_read_is_none(monkeypatch, error):
+    """Whatever the system has against being asked, plans are made as from a socket."""
+
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(psutil, "sensors_battery", refuse, raising=False)
+    assert PowerSupply().charge() is None
+
+
+def test_a_platform_without_batteries(monkeypatch):
+    """Where psutil does not know about batteries at all, there is none."""
+    monkeypatch.delattr(psutil, "sensors_battery", raising=False)
+    assert PowerSupply().charge() is None
+
+
 def test_this_machines_battery_can_be_read():
     """Whatever this machine runs on, reading it gives a charge in [0, 1] or none."""
     charge = PowerSupply().charge()

@@ -12,6 +12,9 @@ __all__ = ["PowerSupply", "battery_wh"]
 READ_EVERY_S = 30.0
 """A charge changes by a per cent in some minutes."""
 
+UNREADABLE = (AttributeError, OSError, RuntimeError, psutil.Error)
+"""How psutil says that it cannot tell; on some platforms it has no such function at all."""
+
 SUPPLIES = Path("/sys/class/power_supply")
 MICRO = 1e-6
 
@@ -32,9 +35,10 @@ class PowerSupply:
 
 
 def _read_charge() -> float | None:
-    if not hasattr(psutil, "sensors_battery"):
+    try:
+        battery = psutil.sensors_battery()
+    except UNREADABLE:
         return None
-    battery = psutil.sensors_battery()
     if battery is None or battery.power_plugged is not False:
         return None
     return min(max(float(battery.percent) / 100.0, 0.0), 1.0)

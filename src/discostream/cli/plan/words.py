@@ -114,13 +114,9 @@ def percent(share: float) -> str:
 
 def amount(allowance: Allowance, per_request: float, traffic: Traffic) -> str:
     """So much of a budget per request, as its owner counts it: a share, or dollars or joules a day."""
-    match allowance.resource:
-        case Resource.SHARE:
-            return f"{percent(per_request)} of prompt tokens on the {allowance.kind}"
-        case Resource.USD:
-            return f"{money(per_request * traffic.requests_per_day)} a day"
-        case Resource.JOULES:
-            return f"{energy(per_request * traffic.requests_per_day)} a day"
+    if allowance.resource is Resource.SHARE:
+        return f"{percent(per_request)} of prompt tokens on the {allowance.kind}"
+    return f"{_spendable(allowance.resource, per_request * traffic.requests_per_day)} a day"
 
 
 def headline(report: Report) -> str:
@@ -142,7 +138,7 @@ def ttft_in_words(profile: EndpointProfile) -> str:
 def source_in_words(profile: EndpointProfile, attempts: int) -> str:
     """Where that is known from."""
     if attempts:
-        return f"{attempts:,} attempts"
+        return _counted(f"{attempts:,}", "attempt")
     return "built-in" if isinstance(profile.ttft, DeviceTtft) else f"built-in: {SERVER_PRIOR}"
 
 
@@ -246,8 +242,8 @@ def _price_in_words(price: Price, traffic: Traffic, what: str) -> str:
             return f"More of {whole} would not help: it is not used up ({used})."
         return f"More of {whole} would hardly help, though it is used up."
     where = f" on the {allowance.kind}" if allowance.kind else ""
-    so_far = f"of which {used} is expected to be used" if price.spending.leaves_some else "is used up"
-    return f"{step.words}{where} would cut {what} by {span(gained_s)}: {whole} {so_far}."
+    so_far = f", of which {used} is expected to be used" if price.spending.leaves_some else " is used up"
+    return f"{step.words}{where} would cut {what} by {span(gained_s)}: {whole}{so_far}."
 
 
 def _overdraft_in_words(spending: Spending, traffic: Traffic) -> str:
@@ -275,7 +271,7 @@ def _prompts_in_words(findings: Findings) -> str:
     lengths = findings.known.prompt_tokens
     short, middle, long = lengths.distribution.quantile([0.1, 0.5, 0.9])
     seen = len(lengths.seen)
-    source = f"{seen:,} request{'s' * (seen != 1)}" if seen else "built-in, from a public service"
+    source = _counted(f"{seen:,}", "request") if seen else "built-in, from a public service"
     half = f"Half of all prompts are below {middle:,.0f} tokens"
     return f"{half}, eight in ten from {short:,.0f} to {long:,.0f} ({source})."
 
@@ -315,7 +311,7 @@ def _traffic_in_words(traffic: Traffic) -> str:
         if traffic.requests_per_day < 100
         else f"{traffic.requests_per_day:,.0f}"
     )
-    planned = f"Planned for {requests} request{'s' * (requests != '1')} a day"
+    planned = f"Planned for {_counted(requests, 'request')} a day"
     match traffic.basis:
         case TrafficBasis.OPTION:
             return f"{planned}."
@@ -329,10 +325,10 @@ def _spent_in_words(now: BudgetNow) -> str:
     budget = now.budget
     if now.spent is None:
         return ""
-    told = money if budget.resource is Resource.USD else energy
+    spent, whole = (_spendable(budget.resource, each) for each in (now.spent, budget.amount))
     when = "today" if budget.window is Window.DAY else f"this {budget.window}"
-    spent = f"{told(now.spent)} of {told(budget.amount)} spent {when}"
-    return f"Budget {budget.name!r}{', never exceeded' if budget.hard else ''}: {spent}."
+    ever = ", never exceeded" if budget.hard else ""
+    return f"Budget {budget.name!r}{ever}: {spent} of {whole} spent {when}."
 
 
 def _starts_in_words(starts: Sequence[Start]) -> str:
@@ -356,6 +352,16 @@ def _when(start: Start) -> str:
     if start.offset_s is None:
         return STANDS_BY
     return f"after {span(start.offset_s)}" if start.offset_s else "at once"
+
+
+def _spendable(resource: Resource, quantity: float) -> str:
+    """Dollars or joules."""
+    return money(quantity) if resource is Resource.USD else energy(quantity)
+
+
+def _counted(number: str, what: str) -> str:
+    """So many of something."""
+    return f"{number} {what}{'s' * (number != '1')}"
 
 
 def _listed(words: Sequence[str]) -> str:
