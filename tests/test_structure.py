@@ -31,6 +31,7 @@ LAYERS = (
     ("wire", "engine", "ledger", "builtin", "endpoints"),
     ("session",),
     ("library",),
+    ("sim",),
     ("gateway", "cli"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -54,6 +55,13 @@ def test_imports_point_one_way(module):
     """No module imports from a layer above its own."""
     above = {name for name in imports_of(module) if LEVEL[room_of(name)] > LEVEL[room_of(module)]}
     assert not above
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) == "sim"])
+def test_the_simulator_stands_on_the_core(module):
+    """What is simulated is not the live path: neither sessions nor endpoints, engines or ledgers."""
+    allowed = {"errors", "types", "checks", "config", "core", "builtin", "sim"}
+    assert {room_of(name) for name in imports_of(module)} <= allowed
 
 
 def test_every_room_has_its_place():

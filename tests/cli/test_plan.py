@@ -54,12 +54,12 @@ from discostream.core.budget import Allowance, Resource
 from discostream.core.cost import Energy, Prices, Rates
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import forecast
+from discostream.core.plugins import load_policy, policy_names
 from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import ConfigError
 from discostream.library import connect
-from discostream.session.planner import load_policy, policy_names
 from discostream.types import Kind
 
 USD_PER_JOULE = 1e-9

@@ -10,10 +10,11 @@ import pytest
 from discostream.config import PolicySettings
 from discostream.core.cost import Rates
 from discostream.core.distributions import Distribution
+from discostream.core.plugins import load_policy
 from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.errors import ConfigError
-from discostream.session.planner import REBUILD_AFTER, REBUILD_AFTER_S, Planner, load_policy
+from discostream.session.planner import REBUILD_AFTER, REBUILD_AFTER_S, Planner
 from discostream.types import Kind, Start
 
 FREE = Rates(0.0, 0.0)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import anyio
 
 from discostream.config import GatewaySettings, Settings
+from discostream.core.plugins import load_policy
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.engine.catalogue import CATALOGUE, find_model, is_intact
@@ -17,7 +18,6 @@ from discostream.errors import ConfigError, DiscoError
 from discostream.gateway.access import client_key
 from discostream.gateway.app import HEALTHY, listen
 from discostream.ledger.store import Ledger, default_ledger_path
-from discostream.session.planner import load_policy
 from discostream.types import Finish, Message, Prefix, Request
 
 __all__ = ["Finding", "examine"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from discostream.builtin import builtin_profiles
+from discostream.cli.plan.words import span
 from discostream.cli.screen import COLOURS, Axis, Series, output, plot
 from discostream.config import EndpointSettings, Settings, suggest
 from discostream.core.profile import FORGETTING, DeviceTtft, EndpointProfile, ServerTtft
@@ -191,9 +192,7 @@ def _censored_share(ttft: ServerTtft) -> float:
 
 
 def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
-    return f"{seconds:.2f} s" if seconds >= 1.0 else f"{1000 * seconds:.3g} ms"
+    return "never" if seconds is None else span(seconds)
 
 
 def _ago(seconds: float) -> str:

@@ -8,7 +8,8 @@ Here the source goes on while the target prefills: its tokens past the seam are 
 content makes the handoff; until then it can be dropped, and the held tokens are delivered instead. So a
 handoff can be abandoned, never lost. A rescue is the same without a source to fall back on.
 
-`TABLE` is the whole of it; `advance` refuses what is not in it.
+`TABLE` is the whole of it; `advance` refuses what is not in it. `weigh_move` decides whether one of many
+possible moves, or each of an array of them, should be made.
 """
 
 from __future__ import annotations
@@ -16,11 +17,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from discostream.core.cost import Rates
+from discostream.core.profile import EndpointProfile
 from discostream.errors import InvalidTransition
 
-__all__ = ["FINAL", "TABLE", "Decision", "Signal", "State", "advance", "should_migrate"]
+__all__ = [
+    "CAUTION",
+    "FINAL",
+    "TABLE",
+    "Decision",
+    "Signal",
+    "State",
+    "advance",
+    "handoff_s",
+    "should_migrate",
+    "weigh_move",
+]
+
+Amount: TypeAlias = float | NDArray[np.float64]
+"""One value, or one for each of many possible moves."""
+
+START_TIME_QUANTILE = 0.9
+"""t_m is this quantile of the target's start time, so that nine handoffs in ten stay hidden."""
+
+CAUTION = 2.0
+"""By how much it is stretched: a target on the source's own machine starts more slowly than it did alone."""
 
 
 class State(StrEnum):
@@ -88,7 +114,7 @@ def advance(state: State, signal: Signal) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether to migrate, with the numbers that decided it.
+    """Whether to migrate, with the numbers that decided it; values, or arrays of one shape.
 
     Attributes:
         saving_usd: What decoding the rest at the target is expected to save.
@@ -97,40 +123,40 @@ class Decision:
         needed_tokens: What hides the handoff: B = r_c x t_m.
     """
 
-    saving_usd: float
-    overhead_usd: float
-    unread_tokens: float
-    needed_tokens: float
+    saving_usd: Amount
+    overhead_usd: Amount
+    unread_tokens: Amount
+    needed_tokens: Amount
 
     @property
-    def pays(self) -> bool:
+    def pays(self) -> Any:
         """Whether the move saves more than it costs."""
         return self.saving_usd > self.overhead_usd
 
     @property
-    def hidden(self) -> bool:
+    def hidden(self) -> Any:
         """Whether the reader has enough unread not to notice."""
         return self.unread_tokens >= self.needed_tokens
 
     @property
-    def migrate(self) -> bool:
+    def migrate(self) -> Any:
         """Whether to go ahead."""
-        return self.pays and self.hidden
+        return self.pays & self.hidden
 
 
 def should_migrate(
     *,
     source: Rates,
     target: Rates,
-    prefill_tokens: float,
-    remaining_tokens: float,
-    unread_tokens: float,
-    handoff_s: float,
-    overlap_s: float,
+    prefill_tokens: Amount,
+    remaining_tokens: Amount,
+    unread_tokens: Amount,
+    handoff_s: Amount,
+    overlap_s: Amount,
     source_tokens_per_s: float,
     consumption_tokens_per_s: float,
 ) -> Decision:
-    """Weigh one possible move (paper, section 4.3).
+    """Weigh possible moves (paper, section 4.3), one or an array of them.
 
     Args:
         source: What a token costs where the answer is now.
@@ -143,10 +169,39 @@ def should_migrate(
         source_tokens_per_s: The source's pace.
         consumption_tokens_per_s: r_c, the reader's rate.
     """
-    overlap_tokens = min(source_tokens_per_s * overlap_s, remaining_tokens)
+    overlap_tokens = np.minimum(source_tokens_per_s * overlap_s, remaining_tokens)
     return Decision(
         saving_usd=(source.decode_usd - target.decode_usd) * remaining_tokens,
         overhead_usd=target.prefill_usd * prefill_tokens + source.decode_usd * overlap_tokens,
         unread_tokens=unread_tokens,
         needed_tokens=consumption_tokens_per_s * handoff_s,
+    )
+
+
+def handoff_s(target: EndpointProfile, prefill_tokens: Amount) -> Any:
+    """t_m: how long the target may well take to start at that length (seconds), of the same shape."""
+    return CAUTION * target.ttft.quantile(prefill_tokens, START_TIME_QUANTILE)
+
+
+def weigh_move(
+    source: EndpointProfile,
+    target: EndpointProfile,
+    *,
+    prefill_tokens: Amount,
+    remaining_tokens: Amount,
+    unread_tokens: Amount,
+    consumption_tokens_per_s: float,
+    handoff_s: Amount,
+) -> Decision:
+    """Weigh moves between two endpoints by what is known of them; see `should_migrate`."""
+    return should_migrate(
+        source=source.rates,
+        target=target.rates,
+        prefill_tokens=prefill_tokens,
+        remaining_tokens=remaining_tokens,
+        unread_tokens=unread_tokens,
+        handoff_s=handoff_s,
+        overlap_s=target.ttft.quantile(prefill_tokens, 0.5),
+        source_tokens_per_s=source.decode_tokens_per_s,
+        consumption_tokens_per_s=consumption_tokens_per_s,
     )

@@ -347,7 +347,8 @@ def _moments(races: Races, buckets: _Buckets, count: int) -> Floats:
 
 
 def _late_moments(races: Races, buckets: _Buckets) -> Floats:
-    return np.where(STILL_WAITING < 1.0, races.quantiles(1.0 - STILL_WAITING, buckets.share), 0.0)
+    waited = races.quantiles(1.0 - STILL_WAITING, buckets.share)
+    return np.where(STILL_WAITING < 1.0, np.minimum(waited, SILENCE_S), 0.0)
 
 
 def _and(action: Floats, column: int, at: float) -> Floats:

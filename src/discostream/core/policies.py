@@ -86,6 +86,18 @@ class PlanTable:
         shares, plans = rows[bisect_left(bounds, prompt_tokens)]
         return plans[min(bisect_right(shares, draw), len(plans) - 1)]
 
+    def offsets_of(self, prompt_tokens: Floats, draws: Floats) -> Floats:
+        """Start offsets of many requests at once, as `choose` would have them, shape (requests, endpoints).
+
+        Args:
+            prompt_tokens: Of each, shape (requests,).
+            draws: Uniform in [0, 1), shape (requests,).
+        """
+        row = np.searchsorted(self.longest, prompt_tokens)
+        last = self.weights.shape[1] - 1 - np.argmax(self.weights[:, ::-1] > 0, axis=1)
+        passed = (np.cumsum(self.weights, axis=1)[row] <= draws[:, None]).sum(axis=1)
+        return np.asarray(self.offsets[row, np.minimum(passed, last[row])])
+
     @cached_property
     def _rows(self) -> tuple[list[float], list[tuple[list[float], list[Plan]]]]:
         """The bounds, and for each row the running sum of its weights and the plan of each action."""

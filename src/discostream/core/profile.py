@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import NormalDist, median
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from discostream.core.budget import Allowance
 from discostream.core.change import FASTEST, SLOWEST, Excursion, RankRange, Watch, rank_range, releveled
@@ -85,8 +86,8 @@ class ServerTtft(LearntDistribution):
             return after._at_new_level(watch.alarm)
         return after if after.unjudged < JUDGED_ANEW_AFTER else after._judged_anew()
 
-    def quantile(self, prompt_tokens: float, probability: float) -> float:
-        """The start time that this share of requests stays below (seconds)."""
+    def quantile(self, prompt_tokens: ArrayLike, probability: float) -> Any:
+        """The start time that this share of requests stays below (seconds), whatever their length."""
         return float(self.distribution.quantile(probability))
 
     def _judged_anew(self) -> ServerTtft:
@@ -182,11 +183,16 @@ class DeviceTtft:
         """The standard deviation around the line (seconds)."""
         return max(math.sqrt(self.squares / self.weight), FINEST_S)
 
-    def quantile(self, prompt_tokens: float, probability: float) -> float:
-        """The start time that this share of requests stays below (seconds), residuals taken as normal."""
+    def quantile(self, prompt_tokens: ArrayLike, probability: float) -> Any:
+        """The start time that this share of requests stays below (seconds), residuals taken as normal.
+
+        Args:
+            prompt_tokens: One length or an array of them; the result has its shape.
+            probability: The share.
+        """
         slope, constant = self.line()
         above = NormalDist().inv_cdf(probability) * self.spread_s
-        return max(slope * prompt_tokens + constant + above, 0.0)
+        return np.maximum(np.multiply(slope, prompt_tokens) + (constant + above), 0.0)
 
     @property
     def _line(self) -> Line:

@@ -8,9 +8,9 @@ from functools import cache
 
 from discostream.checks import KIND_NEEDED
 from discostream.config import PolicySettings, suggest
+from discostream.core.plugins import policy_names
 from discostream.endpoints.base import Endpoint
 from discostream.errors import AllEndpointsFailed, RequestRejected
-from discostream.session.planner import policy_names
 from discostream.types import PROBE, Kind, Plan, Request, Start
 
 __all__ = ["explained", "kept_private", "refuse_impossible_pins", "refuse_unknown_policy"]

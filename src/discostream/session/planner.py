@@ -5,51 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from threading import Thread
 from typing import Protocol
 
 import msgspec.structs
 import numpy as np
 
-from discostream.config import PolicySettings, suggest
-from discostream.core.policies import PlanTable, Policy
+from discostream.config import PolicySettings
+from discostream.core.plugins import load_policy
+from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, Known
 from discostream.errors import ConfigError
 from discostream.types import Plan
 
-__all__ = ["GROUP", "Outlook", "Planner", "Source", "in_a_thread", "load_policy", "policy_names"]
+__all__ = ["Outlook", "Planner", "Source", "in_a_thread"]
 
 log = logging.getLogger(__name__)
-
-GROUP = "discostream.policies"
 
 REBUILD_AFTER = 32
 """Requests after which a table is made anew."""
 
 REBUILD_AFTER_S = 30.0
 """Seconds after which it is: budgets, batteries and the age of observations do not wait for requests."""
-
-
-def policy_names() -> list[str]:
-    """Every installed policy, in order of name."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
-
-
-def load_policy(name: str) -> Policy:
-    """The policy of that name; built-ins and strangers come in by the same entry-point group.
-
-    Raises:
-        ConfigError: No such policy is installed.
-    """
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            try:
-                policy: Policy = entry.load()
-            except Exception as error:
-                raise ConfigError(f"policy.name = {name!r}: cannot be loaded: {error}") from error
-            return policy
-    raise ConfigError(f"policy.name = {name!r}: no such policy; {suggest(name, policy_names())}")
 
 
 class Source(Protocol):

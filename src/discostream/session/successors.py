@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import anyio
 
 from discostream.config import MigrationSettings
-from discostream.core.handoff import should_migrate
+from discostream.core.handoff import handoff_s, weigh_move
 from discostream.core.profile import Known
 from discostream.core.seam import may_cut
 from discostream.endpoints.base import Endpoint
@@ -17,12 +17,6 @@ from discostream.session.written import Written
 from discostream.types import Carrier, Piece, Prefix, Request
 
 __all__ = ["Successor", "Successors"]
-
-START_TIME_QUANTILE = 0.9
-"""t_m is this quantile of the target's start time, so that nine handoffs in ten stay hidden."""
-
-CAUTION = 2.0
-"""By how much it is stretched: a target on the source's own machine starts more slowly than it did alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +98,20 @@ class Successors:
                 yield name, Carrier.TEXT
 
     def _handoff_s(self, name: str) -> float:
-        return CAUTION * self.known.of(name).ttft.quantile(self._prefill_tokens, START_TIME_QUANTILE)
+        return float(handoff_s(self.known.of(name), self._prefill_tokens))
 
     def _saving_usd(self, source: LiveAttempt, successor: Successor, unread: float) -> float:
         """What the move is expected to save after its own cost; nothing where it would be noticed."""
-        here, there = self.known.of(source.endpoint.name), self.known.of(successor.name)
-        decision = should_migrate(
-            source=here.rates,
-            target=there.rates,
+        decision = weigh_move(
+            self.known.of(source.endpoint.name),
+            self.known.of(successor.name),
             prefill_tokens=self._prefill_tokens,
             remaining_tokens=self._remaining_tokens(),
             unread_tokens=unread,
-            handoff_s=successor.handoff_s,
-            overlap_s=there.ttft.quantile(self._prefill_tokens, 0.5),
-            source_tokens_per_s=here.decode_tokens_per_s,
             consumption_tokens_per_s=self.settings.consumption_tokens_per_s,
+            handoff_s=successor.handoff_s,
         )
-        return decision.saving_usd - decision.overhead_usd if decision.migrate else 0.0
+        return float(decision.saving_usd - decision.overhead_usd) if decision.migrate else 0.0
 
     @property
     def _prefill_tokens(self) -> int:

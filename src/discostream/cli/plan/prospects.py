@@ -29,10 +29,11 @@ from discostream.config import PolicySettings, Settings, check_settings
 from discostream.core.budget import POLICY_SHARE
 from discostream.core.forecast import Forecast, Races, forecast, run_races
 from discostream.core.optimal import solve
+from discostream.core.plugins import load_policy, policy_names
 from discostream.core.policies import NEVER, STANDBY, PlanTable, Policy, allowances_of
 from discostream.core.profile import Known
 from discostream.errors import ConfigError
-from discostream.session.planner import Planner, load_policy, policy_names
+from discostream.session.planner import Planner
 from discostream.types import Kind, Start
 
 __all__ = ["curves_of", "prospects_of", "report_on", "rows_of", "served_by"]
