@@ -48,6 +48,12 @@ def test_the_library_page_runs(tmp_path):
     assert run_python(abandoned, tmp_path) == "None\n"
 
 
+def test_the_simulators_page_runs(tmp_path):
+    """The program of docs/simulator.md prints a P99 and a share."""
+    (program,) = blocks("docs/simulator.md")
+    assert re.fullmatch(r"\d+\.\d s, \d+\.\d% waited for more than a second\n", run_python(program, tmp_path))
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/gateway.md"])
 def test_the_openai_client_example_runs(page, tmp_path):
     """The official client, pointed at the gateway as the page says, streams an answer."""

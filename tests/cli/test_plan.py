@@ -24,7 +24,7 @@ from rich.color import ColorSystem
 from discostream.builtin import builtin_output_lengths, builtin_profiles, builtin_prompt_lengths
 from discostream.cli.plan import screen
 from discostream.cli.plan.account import as_json
-from discostream.cli.plan.page import page, require_plotly, write_page
+from discostream.cli.plan.page import plan_page
 from discostream.cli.plan.prospects import prospects_of, report_on, rows_of, served_by
 from discostream.cli.plan.report import (
     Constraint,
@@ -60,6 +60,7 @@ from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import ConfigError
 from discostream.library import connect
+from discostream.sim.page import require_plotly, write_page
 from discostream.types import Kind
 
 USD_PER_JOULE = 1e-9
@@ -452,7 +453,7 @@ def test_one_endpoint_alone_has_a_plan_but_nothing_to_hold_back(capsys):
     assert row.mean_ttft_s == pytest.approx(1.0)
     show(report)
     assert "Policy disco, without a budget" in capsys.readouterr().out
-    assert "Budget against TTFT" not in page(report)
+    assert "Budget against TTFT" not in plan_page(report)
 
 
 @pytest.mark.parametrize("policy", ["disco", "optimal", "offsets"])
@@ -651,7 +652,7 @@ def real_report():
 
 def test_the_page_holds_all_that_it_shows(real_report):
     """Nothing in it points outside, the browser is told to load nothing, and plotly is inside."""
-    written = page(real_report)
+    written = plan_page(real_report)
     loaded = Loaded()
     loaded.feed(written)
     assert loaded.addresses == []
@@ -665,7 +666,7 @@ def test_the_page_holds_all_that_it_shows(real_report):
 def test_the_page_tells_what_the_terminal_tells(real_report, capsys):
     """Every sentence and figure on the terminal is on the page, with names as they are."""
     loaded = Loaded()
-    loaded.feed(page(real_report))
+    loaded.feed(plan_page(real_report))
     shown = unwrapped(" ".join(loaded.shown))
     assert "'<heat>'" in shown
     for sentence in (headline(real_report), *rests_on(real_report), *prices_in_words(real_report)):
@@ -719,14 +720,14 @@ def test_a_page_needs_plotly(monkeypatch):
     """Where it is not installed, what to install is told before anything is computed."""
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(ConfigError, match=re.escape("pip install 'discostream[report]'")):
-        require_plotly()
+        require_plotly("--html")
 
 
 def test_a_page_that_cannot_be_written_is_a_mistake(real_report, tmp_path):
     """The file and the reason are named."""
     gone = tmp_path / "gone" / "plan.html"
     with pytest.raises(ConfigError, match=re.escape(f"--html {gone}: cannot be written: No such file")):
-        write_page(real_report, gone)
+        write_page(plan_page(real_report), gone, "--html")
 
 
 TWO_BUDGETS = """

@@ -112,16 +112,16 @@ class _Quarters:
 
 
 @contextmanager
-def count_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr that advances by one at a call; where that is no terminal, a line at the start."""
+def count_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar on stderr that advances by one, or as told; where that is no terminal, a line at the start."""
     if not errors.is_terminal:
-        errors.print(f"{what}: {total}")
-        yield lambda: None
+        errors.print(f"{what}: {total:,}")
+        yield lambda count=1: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda count=1: bar.advance(task, count)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from discostream.cli.plan.report import Curve, Point, Report
-from discostream.cli.plan.sheets import Sheet, comparison, endpoints, remarks, table
+from discostream.cli.plan.sheets import comparison, endpoints, remarks, table
 from discostream.cli.plan.words import headline, percent, rests_on, worth_in_words
 from discostream.cli.screen import Axis, Series, errors, output, plot
+from discostream.sim.page import Sheet
 from discostream.types import Kind
 
 __all__ = ["patience", "show"]

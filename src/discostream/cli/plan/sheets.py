@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from discostream.cli.plan.report import Prospect, Report
 from discostream.cli.plan.words import (
@@ -18,26 +17,13 @@ from discostream.cli.plan.words import (
     source_in_words,
     ttft_in_words,
 )
+from discostream.sim.page import Sheet
 from discostream.types import Kind
 
-__all__ = ["Sheet", "comparison", "endpoints", "remarks", "table"]
+__all__ = ["comparison", "endpoints", "remarks", "table"]
 
 PER = 1000
 MARK = "!"
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table whose first columns hold words and the others figures.
-
-    Attributes:
-        words: How many columns hold words.
-        rows: A text for each column.
-    """
-
-    columns: tuple[str, ...]
-    words: int
-    rows: tuple[tuple[str, ...], ...]
 
 
 def endpoints(report: Report) -> Sheet:
