@@ -12,14 +12,11 @@ averaged over the splits. Writes all cells to `docs/policies-on-traces.md`.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +28,9 @@ from discostream.core.forecast import SILENCE_S
 from discostream.core.optimal import solve
 from discostream.core.policies import PlanTable, disco, stochastic
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
+from discostream.sim.devices import device_named
+from discostream.sim.traces import CHARS_PER_TOKEN, read_trace
+from discostream.sim.workload import read_workload
 from discostream.types import Kind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,25 +39,31 @@ PAGE = ROOT / "docs" / "policies-on-traces.md"
 Floats = NDArray[np.float64]
 
 DEVICES = {
-    "Pixel 7 Pro, Bloom-1.1B": 31.32,
-    "Pixel 7 Pro, Bloom-560M": 51.80,
-    "Xiaomi 14, Qwen1.5-0.5B": 79.99,
+    "Pixel 7 Pro, Bloom-1.1B": device_named("pixel-7-pro-bloom-1.1b").prefill_tokens_per_s,
+    "Pixel 7 Pro, Bloom-560M": device_named("pixel-7-pro-bloom-560m").prefill_tokens_per_s,
+    "Xiaomi 14, Qwen1.5-0.5B": device_named("xiaomi-14-qwen1.5-0.5b").prefill_tokens_per_s,
 }
-"""Prefill tokens a second with llama.cpp at 4 bits, as in the paper (from Li et al., EdgeFM 2024)."""
+"""The paper's, by prefill tokens a second."""
 
 WHISPER_LEAK = {
-    "GPT-4o": "GPT4o",
-    "Claude 3.5 Haiku": "ClaudeHaikuOpenRouter",
-    "Gemini 2.0 Flash": "GeminiFlash",
+    "GPT-4o": "whisper-leak/requests-GPT4o.csv.gz",
+    "Claude 3.5 Haiku": "whisper-leak/requests-ClaudeHaikuOpenRouter.csv.gz",
+    "Gemini 2.0 Flash": "whisper-leak/requests-GeminiFlash.csv.gz",
 }
-LLMPERF = {"Llama-2-70B, Replicate": "replicate_70b", "Llama-2-13B, Together": "together_13b"}
-SERVICES = (*WHISPER_LEAK, *LLMPERF)
+LLMPERF = {
+    "Llama-2-70B, Replicate": "llmperf/replicate_70b.json",
+    "Llama-2-13B, Together": "llmperf/together_13b.json",
+}
+SERVICES = WHISPER_LEAK | LLMPERF
 
-CHARS_PER_TOKEN = 4.0
-"""English text in the vocabularies of current models."""
-
-SHORTER_THAN_ASKED = -100
-"""LLMPerf's code for an answer of too few tokens, whose TTFT is as good as any."""
+WORKLOADS = {
+    "self-instruct": (
+        "workload-self-instruct/seed_tasks.jsonl",
+        "workload-self-instruct/user_oriented_instructions.jsonl",
+    ),
+    "arena-hard": ("workload-arena-hard/prompts_and_output_lengths.jsonl.gz",),
+}
+"""Prompts that people write on a phone, and longer ones."""
 
 REALISED = np.round(np.linspace(0.1, 0.9, 9), 1)
 """The spends at which policies are compared, as shares of all prompt tokens."""
@@ -222,10 +228,9 @@ class Traces:
     @classmethod
     def read(cls, data: Path, workload: str) -> Traces:
         """All of them, from a folder of traces."""
-        recorded = {name: _whisper_leak(data, series) for name, series in WHISPER_LEAK.items()}
-        recorded |= {name: _llmperf(data, series) for name, series in LLMPERF.items()}
-        chars = np.array(list(WORKLOADS[workload](data)), np.float64)
-        return cls(recorded, np.maximum(np.rint(chars / CHARS_PER_TOKEN), 1.0))
+        recorded = {name: read_trace(str(data / path)).ttft_s for name, path in SERVICES.items()}
+        prompts = [read_workload(str(data / path)).prompt_tokens for path in WORKLOADS[workload]]
+        return cls(recorded, np.concatenate(prompts))
 
     def halves(self, service: str, rng: np.random.Generator) -> tuple[Half, Half]:
         """What to plan by and what to judge on, drawn at random."""
@@ -237,38 +242,6 @@ class Traces:
             )
         )
         return first, second
-
-
-def _whisper_leak(data: Path, series: str) -> Floats:
-    with gzip.open(data / "whisper-leak" / f"requests-{series}.csv.gz", "rt", newline="") as lines:
-        return np.array([float(row["ttft_ms"]) / 1000 for row in csv.DictReader(lines)])
-
-
-def _llmperf(data: Path, series: str) -> Floats:
-    rows: list[dict[str, Any]] = json.loads((data / "llmperf" / f"{series}.json").read_text())
-    return np.array(
-        [row["ttft_s"] if row["error_code"] in (None, SHORTER_THAN_ASKED) else np.inf for row in rows]
-    )
-
-
-def _self_instruct(data: Path) -> Iterator[int]:
-    for name in ("seed_tasks", "user_oriented_instructions"):
-        for line in (data / "workload-self-instruct" / f"{name}.jsonl").read_text().splitlines():
-            task = json.loads(line)
-            yield len(task["instruction"]) + len(task["instances"][0]["input"])
-
-
-def _arena_hard(data: Path) -> Iterator[int]:
-    with gzip.open(data / "workload-arena-hard" / "prompts_and_output_lengths.jsonl.gz", "rt") as lines:
-        for line in lines:
-            yield json.loads(line)["prompt_chars"]
-
-
-WORKLOADS: dict[str, Callable[[Path], Iterator[int]]] = {
-    "self-instruct": _self_instruct,
-    "arena-hard": _arena_hard,
-}
-"""Prompts that people write on a phone, and longer ones: characters each."""
 
 
 def compare_all(data: Traces, splits: int, shares: Floats) -> Iterator[Case]:
