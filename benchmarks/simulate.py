@@ -35,12 +35,10 @@ CASE = Case(
 
 KINDS = {
     "TTFT and cost": replace(CASE, handoff=Handoff.OFF),
-    "with migration and pacing": replace(
-        CASE, device="xiaomi-14-qwen1.5-0.5b", constraint="device", policy="device-only"
-    ),
+    "with migration and pacing": replace(CASE, constraint="device", share=1.0),
     "with contention": replace(CASE, arrivals="poisson:0.2", device_slots=1),
 }
-"""What is simulated; in the second, all answers begin on a device whose energy is dear, and most move."""
+"""What is simulated; in the second, both race, and what a device with dear energy wins moves to the server."""
 
 SIZES = {
     "TTFT and cost": (100_000, 1_000_000, 10_000_000),

@@ -98,6 +98,7 @@ def test_the_page_needs_nothing_else(tmp_path):
         (("--migration", "maybe"), "--migration 'maybe': must be on, off, stop-then-start"),
         (("--train-fraction", "1"), "--train-fraction 1: must lie between 0 and 1"),
         (("--consumption", "0"), "--consumption 0: must be above 0"),
+        (("--consumption", "1e7"), "--consumption 1e+07: must be above 0, and below a million"),
         (("--usd-per-joule=-1",), "--usd-per-joule -1: must be 0 or more"),
         (("--format", "xml"), "--format 'xml': must be table, json or csv"),
         (("--arrivals", "poisson:x"), "--arrivals 'poisson:x'"),

@@ -262,3 +262,23 @@ def test_a_draw_picks_actions_by_their_weights():
     chosen = [table.choose(100, draw).starts[0].offset_s for draw in (0.0, 0.249, 0.25, 1.0 - 1e-16)]
     assert chosen == [0.0, 0.0, 1.0, 1.0]
     assert table.choose(101, 1.0 - 1e-16).starts[0].offset_s == 5.0
+
+
+@given(st.integers(0, 10_000))
+def test_many_plans_are_chosen_as_one_is(seed):
+    """Arrays of requests get the offsets that `choose` gives each, at every edge of rows and of weights."""
+    rng = np.random.default_rng(seed)
+    rows, actions = rng.integers(1, 4), rng.integers(1, 6)
+    taken = rng.random((rows, actions)) < 0.6
+    taken[:, rng.integers(actions)] = True
+    weights = rng.dirichlet(np.ones(actions), rows) * taken
+    weights /= weights.sum(axis=1, keepdims=True)
+    longest = np.append(np.sort(rng.integers(1, 9, rows - 1)), np.inf)
+    table = PlanTable("any", ("a", "b"), longest, rng.random((rows, actions, 2)), weights)
+    edges = np.clip(np.cumsum(weights, axis=1).ravel(), 0.0, np.nextafter(1.0, 0.0))
+    draws = np.concatenate((rng.random(10), edges, [0.0, np.nextafter(1.0, 0.0)]))
+    prompts = rng.integers(1, 12, draws.size).astype(float)
+    plans = [table.choose(*each) for each in zip(prompts.tolist(), draws.tolist(), strict=True)]
+    assert table.offsets_of(prompts, draws).tolist() == [
+        [start.offset_s for start in plan.starts] for plan in plans
+    ]

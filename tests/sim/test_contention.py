@@ -82,6 +82,37 @@ def test_a_queue_makes_prompts_be_felt_as_longer():
     assert queueing.felt_tokens.tolist() == [100.0, 700.0]
 
 
+@pytest.mark.parametrize(
+    ("offsets", "usd_per_joule"), [((0.0, None), 1e-3), ((None, 0.0), 0.0)], ids=["device", "server"]
+)
+def test_whom_a_plan_does_not_name_frees_and_takes_no_slot(offsets, usd_per_joule):
+    """One endpoint alone keeps its answers, and the device its slot until they end, whatever would pay."""
+    world = {"usd_per_joule": usd_per_joule, "s_per_token": 0.001}
+    requests = some_requests([100, 100, 100], 200, arrived_at_s=np.array([0.0, 0.1, 0.2]))
+    waits_s, answers = waits_of(a_world(**world), a_table(*offsets), requests, slots=1)
+    expected_s, _ = waits_of(alone(**world), a_table(*offsets), requests, slots=1)
+    assert waits_s.tolist() == expected_s.tolist()
+    assert not answers.seam.any()
+
+
+def test_a_stopped_device_is_free_at_once():
+    """The paper's way, the device stops when the server is asked: after a second and seven tokens at 20/s."""
+    world = a_world(handoff=Handoff.STOP_THEN_START)
+    requests = some_requests([100, 100], 100, arrived_at_s=np.array([0.0, 0.1]))
+    waits_s, _ = waits_of(world, a_table(0.0, STANDBY), requests, slots=1)
+    assert waits_s[0] == pytest.approx([0.0, 1.0 + 7 / 20 - 0.1])
+
+
+def test_a_stopped_answer_waits_for_the_device_however_long():
+    """Nobody else goes on with it, so it queues past the moment when its reader has nothing left."""
+    world = a_world(usd_per_joule=0.0, warm_standby=False, s_per_token=0.001, handoff=Handoff.STOP_THEN_START)
+    together = some_requests([100, 100, 100], 200, arrived_at_s=np.array([0.0, 0.01, 0.02]))
+    waits_s, answers = waits_of(world, a_table(STANDBY, 0.0), together, slots=1)
+    assert answers.moved.all()
+    served_s = 0.001 * (100 + answers.seam) + (199 - answers.seam) / 20
+    assert np.diff(waits_s[2]) == pytest.approx(served_s[:2] - 0.01)
+
+
 def test_takeovers_queue_as_well():
     """A server's answer that is to move to a busy device comes too late there, and stays."""
     world = a_world(usd_per_joule=0.0, warm_standby=False, s_per_token=0.001, believed_server_s=0.5)

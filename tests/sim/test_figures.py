@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from worlds import PRICES, READER, a_table, a_world, fixed_luck, some_requests
+from worlds import PRICES, READER, STANDBY, a_table, a_world, fixed_luck, some_requests
 
 from discostream.core.forecast import SILENCE_S
 from discostream.sim.figures import Tally
@@ -63,7 +63,10 @@ def test_parts_come_to_the_same_as_all():
     ).figures(**NAMES)
 
 
-@pytest.mark.parametrize(("tokens", "p99_s"), [(150, 1 / READER), (60, 2.2 - 2 / READER)])
+@pytest.mark.parametrize(
+    ("tokens", "p99_s"),
+    [(150, 1 / READER), (101, 1 / READER), (100, 2.2 - 2 / READER), (60, 2.2 - 2 / READER)],
+)
 def test_the_99th_gap_is_a_wait_where_more_than_one_in_a_hundred_is(tokens, p99_s):
     """A pause of 2 s is one gap of 149, which is beyond the 99th in a hundred, or one of 59, which is not."""
     gaps = np.full(149, 0.1)
@@ -75,7 +78,7 @@ def test_the_99th_gap_is_a_wait_where_more_than_one_in_a_hundred_is(tokens, p99_
 
 def test_waste_is_what_was_written_and_never_read():
     """A device that writes on for half a second while the server takes over has written in vain."""
-    answers = answers_of(world=a_world(), table=a_table(0.0, None))
+    answers = answers_of(world=a_world(), table=a_table(0.0, STANDBY))
     figures = Tally(Kind.DEVICE).add(answers).figures(**NAMES)
     assert figures.migrated_share == 1.0
     assert figures.wasted_tokens == 11

@@ -27,6 +27,7 @@ def race(offsets, ttft_s, failed_after_s=None):
         ([NEVER, 0.0], [0.1, 0.2], 1, 0.2, [np.inf, 0.0]),
         ([0.7, 0.9], [1.0, 0.2], 0, 1.0, [0.0, 0.9]),
         ([STANDBY, STANDBY], [0.4, 0.1], 0, 0.4, [0.0, np.inf]),
+        ([0.0, 0.0, STANDBY], [0.4, 0.0, 0.0], 1, 0.0, [0.0, 0.0, np.inf]),
     ],
 )
 def test_the_first_content_wins(offsets, ttft_s, winner, at_s, start_s):

@@ -10,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import ENERGY, PRICES, READER, STANDBY, a_table, a_world, fixed_luck, some_requests
 
+from discostream.core.distributions import Distribution
+from discostream.core.forecast import SILENCE_S
+from discostream.core.profile import ServerTtft
 from discostream.core.qoe import qoe, read_times
 from discostream.sim.race import NOBODY
+from discostream.sim.reading import Reading
 from discostream.sim.simulate import simulate
 from discostream.sim.streams import Streams
 from discostream.sim.world import TAKEOVER, Handoff
@@ -94,7 +98,7 @@ SEAM = 7
 
 def test_an_answer_moves_when_the_reader_has_enough():
     """Asked when token 7 comes, the server goes on after 0.5 s; meanwhile the device wrote ten more."""
-    answers = answer(a_world(), a_table(0.0, None), some_requests(100, 100))
+    answers = answer(a_world(), a_table(0.0, STANDBY), some_requests(100, 100))
     asked_s = 1.0 + SEAM / 20
     assert (answers.seam[0], answers.moved[0]) == (SEAM, True)
     assert answers.resumed_s[0] == pytest.approx(asked_s + 0.5)
@@ -106,9 +110,21 @@ def test_an_answer_moves_when_the_reader_has_enough():
     assert delivered[SEAM:] == pytest.approx(asked_s + 0.5 + np.arange(100 - SEAM) / 50)
 
 
+def test_a_move_pays_for_what_the_target_reads():
+    """193 tokens at 5e-5 dollars each outweigh ten in vain and the prompt with its seam of 7, or do not."""
+    answers = answer(a_world(), a_table(0.0, STANDBY), some_requests([3611, 3615], 100))
+    assert answers.seam.tolist() == [SEAM, 0]
+
+
+def test_a_seam_lies_before_a_token():
+    """Of three alike, the one that is over after seven tokens has none to move before."""
+    alike = some_requests([100, 100, 100], [SEAM, SEAM + 1, 100])
+    assert answer(a_world(), a_table(0.0, STANDBY), alike).seam.tolist() == [0, SEAM, SEAM]
+
+
 def test_a_target_that_is_late_is_dropped():
     """The reader is dry 7/5 s after the first token; the device's held tokens are delivered then."""
-    answers = answer(a_world(), a_table(0.0, None), some_requests(100, 100), server=3.0)
+    answers = answer(a_world(), a_table(0.0, STANDBY), some_requests(100, 100), server=3.0)
     assert (answers.seam[0], answers.moved[0]) == (SEAM, False)
     assert answers.resumed_s[0] == pytest.approx(1.0 + SEAM / READER)
     assert answers.wrote_tokens.tolist() == [[100, 0]]
@@ -118,15 +134,17 @@ def test_a_target_that_is_late_is_dropped():
 
 def test_a_target_that_fails_is_dropped():
     """It fails 0.3 s after it was asked, at once charged nothing, and the source's tokens go on."""
-    world, table, requests = a_world(), a_table(0.0, None), some_requests(100, 100)
+    world, table, requests = a_world(), a_table(0.0, STANDBY), some_requests(100, 100)
     answers = answer(world, table, requests, server=np.inf, failed_after_s=0.3)
     assert answers.resumed_s[0] == pytest.approx(1.0 + SEAM / 20 + 0.3)
     assert answers.read_tokens.tolist() == [[100, 0]]
+    dropped_before = answer(world, table, requests, server=np.inf, failed_after_s=3.0)
+    assert dropped_before.read_tokens.tolist() == [[100, 100 + SEAM]]
 
 
 def test_an_answer_that_ends_first_does_not_move():
     """A device that has written the last token before the target speaks keeps its answer."""
-    answers = answer(a_world(), a_table(0.0, None), some_requests(100, 12))
+    answers = answer(a_world(), a_table(0.0, STANDBY), some_requests(100, 12))
     assert (answers.seam[0], answers.moved[0]) == (SEAM, False)
     assert answers.resumed_s[0] == pytest.approx(1.0 + 11 / 20)
 
@@ -140,6 +158,38 @@ def test_who_failed_in_the_race_is_no_target():
     assert (answers.source[0], answers.seam[0]) == (0, 0)
 
 
+@pytest.mark.parametrize("handoff", [Handoff.MAKE_BEFORE_BREAK, Handoff.STOP_THEN_START])
+def test_whom_a_plan_does_not_name_goes_on_with_nothing(handoff):
+    """Neither policy of one endpoint uses the other, however much that would save; of two, one may."""
+    dear, free = a_world(handoff=handoff), a_world(handoff=handoff, usd_per_joule=0.0)
+    requests = some_requests(100, 200)
+    for world, table in ((dear, a_table(0.0, None)), (free, a_table(None, 0.0))):
+        answers = answer(world, table, requests)
+        assert (answers.seam[0], answers.moved[0]) == (0, False)
+        assert np.count_nonzero(answers.read_tokens) == np.count_nonzero(answers.wrote_tokens) == 1
+    assert answer(free, a_table(STANDBY, 0.0), requests).moved[0]
+
+
+def test_a_target_that_is_silent_has_read_all():
+    """A reader with 700 tokens unread outlasts a silence of 120 s, whose prompt is charged as in a race."""
+    world = a_world(device_tokens_per_s=50.0, answer_tokens=5000.0, t_m_factor=140.0)
+    long = {
+        name: replace(service, reading=Reading.of(Streams.steady(50.0), 8000, READER))
+        for name, service in world.services.items()
+    }
+    prompts = np.arange(1.0, 301.0)
+    answers = answer(
+        replace(world, services=long),
+        a_table(0.0, STANDBY),
+        some_requests(prompts, 8000),
+        server=np.inf,
+        failed_after_s=SILENCE_S,
+    )
+    assert answers.seam.min() > 700
+    assert answers.resumed_s == pytest.approx(answers.ttft_s + answers.seam / 50 + SILENCE_S)
+    assert (answers.read_tokens[:, 1] == prompts + answers.seam).all()
+
+
 def test_stop_then_start_lets_the_reader_wait():
     """The paper's way: nothing is written in vain, and a server that needs 3 s is waited for.
 
@@ -147,12 +197,29 @@ def test_stop_then_start_lets_the_reader_wait():
     tokens/s, read at 5: the k-th of them is late for those who would have wanted it at 7/5 + k/5.
     """
     world = a_world(handoff=Handoff.STOP_THEN_START)
-    answers = answer(world, a_table(0.0, None), some_requests(100, 100), server=3.0)
+    answers = answer(world, a_table(0.0, STANDBY), some_requests(100, 100), server=3.0)
     late_s = SEAM / 20 + 3.0 - SEAM / READER
     assert answers.moved[0]
     assert answers.wrote_tokens.tolist() == [[SEAM + 1, 100 - SEAM]]
     assert answers.delayed_tokens[0] == np.ceil(late_s / (1 / READER - 1 / 50))
     assert answers.waits_s.tolist() == pytest.approx([late_s])
+
+
+def test_stopped_answers_ask_a_server_that_fails_once_more():
+    """It fails after 3 s, and its second try takes as long as it is believed to at the median: 0.5 s."""
+    world = a_world(handoff=Handoff.STOP_THEN_START)
+    spread = ServerTtft(Distribution.of_samples([0.1, 0.5, 0.9]))
+    device, server = world.known.endpoints
+    known = replace(world.known, endpoints=(device, replace(server, ttft=spread)))
+    answers = answer(
+        replace(world, known=known),
+        a_table(0.0, STANDBY),
+        some_requests(100, 100),
+        server=np.inf,
+        failed_after_s=3.0,
+    )
+    assert answers.moved[0]
+    assert answers.resumed_s[0] == pytest.approx(1.0 + answers.seam[0] / 20 + 3.0 + 0.5)
 
 
 @pytest.mark.parametrize(("warm", "prefill_s"), [(True, 0.57), (False, 1.07)])
@@ -168,7 +235,7 @@ def test_a_device_that_lost_keeps_what_it_read(warm, prefill_s):
 
 def test_misjudging_the_handoff_moves_the_seam():
     """Who takes a handoff for twice as long waits for twice as much unread: ten tokens, of 14 written."""
-    requests, table = some_requests(100, 100), a_table(0.0, None)
+    requests, table = some_requests(100, 100), a_table(0.0, STANDBY)
     assert answer(a_world(t_m_factor=2.0), table, requests).seam[0] == 14
     assert answer(a_world(remaining_factor=1e-4), table, requests).seam[0] == 0
 
@@ -232,7 +299,7 @@ def test_takeovers_follow_recordings_of_their_own():
     recording = luck["server"].recording.copy()
     recording[TAKEOVER] = 4
     luck["server"] = replace(luck["server"], recording=recording)
-    answers = simulate(world, a_table(0.0, None), some_requests(100, 60), luck)
+    answers = simulate(world, a_table(0.0, STANDBY), some_requests(100, 60), luck)
     assert answers.moved[0]
     seam = answers.seam[0]
     assert np.diff(answers.delivered_s(0)[seam:]) == pytest.approx(

@@ -302,7 +302,7 @@ def test_recorded_arrivals_begin_anywhere():
 def test_arrivals_that_were_not_recorded_are_refused(workload):
     """A workload without arrival times, or with one row, has no arrivals to replay."""
     with pytest.raises(
-        ConfigError, match=r"--arrivals trace: workload 'w' does not say.*poisson:RATE or none"
+        ConfigError, match=r"--arrivals trace: workload 'w' .*does not say.*poisson:RATE or none"
     ):
         sample(workload, 3, TRACE, np.random.default_rng(0))
 

@@ -88,10 +88,11 @@ def cases_of(
         raise ConfigError(f"--constraint {constraint!r}: must be device, server or auto")
     if migration not in HANDOFFS:
         raise ConfigError(f"--migration {migration!r}: must be {', '.join(HANDOFFS)}")
+    pace, rate = consumption_tokens_per_s, usd_per_joule
     for option, value, right, words in (
         ("--train-fraction", train_fraction, 0.0 < train_fraction < 1.0, "lie between 0 and 1"),
-        ("--consumption", consumption_tokens_per_s, 0.0 < consumption_tokens_per_s < 1e6, "be above 0"),
-        ("--usd-per-joule", usd_per_joule, usd_per_joule is None or 0 <= usd_per_joule < 1e6, "be 0 or more"),
+        ("--consumption", pace, 0.0 < pace < 1e6, "be above 0, and below a million"),
+        ("--usd-per-joule", rate, rate is None or 0 <= rate < 1e6, "be 0 or more, and below a million"),
     ):
         if not right:
             raise ConfigError(f"{option} {value:g}: must {words}")

@@ -133,6 +133,7 @@ class _Racing:
         attempt: By which of its starts.
         failed_at_s: When the first of them has failed, infinite if none does.
         read_from_s: From when on the device reads the prompt, infinite until it has a slot.
+        may_move: Whether the plan names another endpoint that could go on with the answer.
     """
 
     device_at_s: float = math.inf
@@ -140,6 +141,7 @@ class _Racing:
     attempt: int = 0
     failed_at_s: float = math.inf
     read_from_s: float = math.inf
+    may_move: bool = False
 
 
 class _Queue:
@@ -170,7 +172,7 @@ class _Queue:
         self.felt_tokens = requests.felt_tokens.tolist()
         self.race_wait_s, self.takeover_wait_s = [0.0] * len(requests), [0.0] * len(requests)
         self.races: list[_Racing] = []
-        self.free_at_s = [-math.inf] * slots
+        self.free_at_s = [-math.inf] * min(slots, len(requests))
         self.ends_at_s: list[float] = []
         self.jobs: list[tuple[float, int, bool]] = []
 
@@ -196,6 +198,7 @@ class _Queue:
             self.felt_tokens[request] += wait_s / self.device.ttft.line()[0]
         plan = self.table.choose(self.felt_tokens[request], self.draws[request])
         race = self._planned(plan, request, at_s)
+        race.may_move = len({start.endpoint for start in plan.starts}) > 1
         self.races.append(race)
         if race.device_at_s < race.content_at_s:
             heappush(self.jobs, (race.device_at_s, request, False))
@@ -260,8 +263,9 @@ class _Queue:
     def _streamed_until(self, request: int, first_at_s: float) -> float:
         """When the device is done with an answer that it began: at its end, or at its handoff."""
         finish_at_s = first_at_s + self.onward.finish_s[request]
-        failed = self.races[request].failed_at_s <= first_at_s
-        if not self.onward.seam[request] or self.theirs is None or failed:
+        race = self.races[request]
+        able = race.may_move and race.failed_at_s > first_at_s
+        if not self.onward.seam[request] or self.theirs is None or not able:
             return finish_at_s
         asked_at_s = first_at_s + self.onward.asked_s[request]
         if self.stops:
@@ -273,7 +277,7 @@ class _Queue:
     def _stream_from_server(self, request: int) -> None:
         """Let the server's answer go its way, which may lead to the device."""
         race = self.races[request]
-        if self.theirs is None or race.content_at_s == math.inf:
+        if self.theirs is None or race.content_at_s == math.inf or not race.may_move:
             return
         onward = self.theirs.onward[race.attempt]
         if onward.seam[request]:

@@ -31,7 +31,7 @@ class Figures(Struct, frozen=True, kw_only=True):
         mean_ttft_s: With those that nobody answered counted as `SILENCE_S`; so are the quantiles.
         spent_share: Prompt tokens that the constrained kind processed, as a share of all prompt tokens.
         cost: Dollars, energy converted.
-        migrated_share: Of all answers.
+        migrated_share: Of all requests.
         delayed_tokens_mean: Tokens that came after the reader wanted them, a migration.
         p99_tbt_s: Of the gaps between tokens as they are read.
         qoe_mean: As by Andes, 0 for requests that nobody answered.

@@ -32,6 +32,7 @@ class Race:
         ended_s: When the race was over, also where everybody failed, shape (requests,).
         start_s: When each attempt began, infinite for never, shape (requests, columns).
         failed: Which of them had failed by the end, shape (requests, columns).
+        named: Which of them the plan names at all, shape (requests, columns).
     """
 
     winner: Integers
@@ -39,6 +40,7 @@ class Race:
     ended_s: Floats
     start_s: Floats
     failed: Flags
+    named: Flags
 
     @property
     def started(self) -> Flags:
@@ -76,9 +78,9 @@ def run_race(offsets: Floats, ttft_s: Floats, failed_after_s: Floats) -> Race:
     over_s = np.max(failed_s, axis=1, where=np.isfinite(failed_s), initial=0.0)
     ended_s = np.where(answered, first_s, over_s)
     winner = np.where(answered, column, NOBODY)
-    ran = (start_s < ended_s[:, None]) | (np.arange(offsets.shape[1]) == winner[:, None])
-    start_s = np.where(ran | (~answered[:, None] & np.isfinite(failed_s)), start_s, np.inf)
-    return Race(winner, first_s, ended_s, start_s, failed_s <= ended_s[:, None])
+    ran = (start_s == 0.0) | (start_s < ended_s[:, None]) | (np.arange(offsets.shape[1]) == winner[:, None])
+    start_s = np.where(ran, start_s, np.inf)
+    return Race(winner, first_s, ended_s, start_s, failed_s <= ended_s[:, None], taking_part)
 
 
 def _next_of(waiting: Flags, due_s: Floats) -> Integers:

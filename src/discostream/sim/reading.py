@@ -52,7 +52,10 @@ class Reading:
     @cached_property
     def late_s(self) -> Floats:
         """How much later than at a steady pace each token is read; never falls; shape of `at_s`."""
-        return read_times(self.at_s, self.tokens_per_s) - self._steady_s
+        late_s = np.empty_like(self.at_s)
+        for late, at_s in zip(late_s, self.at_s, strict=True):
+            late[:] = read_times(at_s, self.tokens_per_s) - self._steady_s
+        return late_s
 
     def late_sum_s(self, recording: Integers, tokens: Integers) -> Floats:
         """The sum of `late_s` over the first `tokens` of each recording."""
@@ -84,7 +87,8 @@ class Reading:
         """How many of the first `tokens` come later than a reader with that slack wants them."""
         delayed = np.zeros(recording.size, np.int64)
         for rows, counted in self._noticed(recording, tokens, slack_s):
-            late_s = self._came_late_s[recording[rows], : counted.shape[1]]
+            longest = counted.shape[1]
+            late_s = self.at_s[recording[rows], :longest] - self._steady_s[:longest]
             delayed[rows] = ((late_s > slack_s[rows, None] + ROUNDING_S) & counted).sum(axis=1)
         return delayed
 
@@ -99,12 +103,13 @@ class Reading:
 
     def waits_from_start(self, recording: Integers, tokens: Integers) -> tuple[Floats, Integers]:
         """Every wait of readers of the first `tokens` of each: how long it is, and how often it occurs."""
-        shape = self.at_s.shape
-        reading = np.bincount(recording * (shape[1] + 1) + tokens, minlength=shape[0] * (shape[1] + 1))
-        beyond = np.cumsum(reading.reshape(shape[0], -1)[:, ::-1], axis=1)[:, ::-1]
-        each_s = np.diff(self.late_s, axis=1)
-        waiting = np.nonzero(each_s > ROUNDING_S)
-        return each_s[waiting], beyond[:, 2:][waiting]
+        spans_s, times = [np.empty(0)], [np.empty(0, np.int64)]
+        for row, ours in _by_row(recording):
+            each_s = np.diff(self.late_s[row, : tokens[ours].max()])
+            waiting = np.flatnonzero(each_s > ROUNDING_S)
+            spans_s.append(each_s[waiting])
+            times.append(ours.size - np.searchsorted(np.sort(tokens[ours]), waiting + 2))
+        return np.concatenate(spans_s), np.concatenate(times)
 
     def _noticed(
         self, recording: Integers, tokens: Integers, slack_s: Floats
@@ -121,20 +126,22 @@ class Reading:
         return np.arange(self.at_s.shape[1]) / self.tokens_per_s
 
     @cached_property
-    def _came_late_s(self) -> Floats:
-        return np.asarray(self.at_s - self._steady_s)
-
-    @cached_property
     def _late_sums_s(self) -> Floats:
-        return np.hstack((np.zeros((len(self.at_s), 1)), np.cumsum(self.late_s, axis=1)))
+        sums_s = np.zeros((len(self.at_s), self.at_s.shape[1] + 1))
+        np.cumsum(self.late_s, axis=1, out=sums_s[:, 1:])
+        return sums_s
 
 
 def _reached(curves: Floats, row: Integers, value: Floats) -> Integers:
-    """How many points of each row of never falling `curves` are at or below a value.
+    """How many points of these rows of never falling `curves` are at or below a value each."""
+    reached = np.empty(row.size, np.int64)
+    for number, ours in _by_row(row):
+        reached[ours] = np.searchsorted(curves[number], value[ours], side="right")
+    return reached
 
-    Rows are searched at once, laid end to end, each raised above those before.
-    """
-    apart = float(curves[:, -1].max() - curves[:, 0].min()) + 1.0
-    laid = (curves + apart * np.arange(len(curves))[:, None]).ravel()
-    within = np.clip(value, curves[:, 0].min() - 0.5, curves[:, 0].min() + apart - 0.5)
-    return np.asarray(np.searchsorted(laid, within + apart * row, side="right") - row * curves.shape[1])
+
+def _by_row(row: Integers) -> Iterator[tuple[int, Integers]]:
+    """Every number in `row`, and where it stands."""
+    order = np.argsort(row, kind="stable")
+    numbers, counts = np.unique(row, return_counts=True)
+    yield from zip(numbers.tolist(), np.split(order, np.cumsum(counts)), strict=False)

@@ -208,13 +208,19 @@ class _Books:
         )
 
     def _seams(self, endpoint: int, rows: Integers, recording: Integers) -> Integers:
-        source = self.world.known.endpoints[endpoint]
+        """Only whom the plan names goes on with an answer, and not if it failed in the race."""
+        source, seam = self.world.known.endpoints[endpoint], np.zeros(rows.size, np.int64)
         target = self.world.other_than(source.name)
         if target is None:
-            return np.zeros(rows.size, np.int64)
-        failed = self.race.failed[rows][:, np.array(self.entered.names) == target.name].any(axis=1)
-        prompt_tokens, output_tokens = self.requests.prompt_tokens[rows], self.requests.output_tokens[rows]
-        return np.where(failed, 0, seams(self.world, source, target, prompt_tokens, output_tokens, recording))
+            return seam
+        theirs = np.array(self.entered.names) == target.name
+        named, failed = (
+            each[np.ix_(rows, theirs)].any(axis=1) for each in (self.race.named, self.race.failed)
+        )
+        able = np.flatnonzero(named & ~failed)
+        prompt_tokens, tokens = self.requests.prompt_tokens[rows], self.requests.output_tokens[rows]
+        seam[able] = seams(self.world, source, target, prompt_tokens[able], tokens[able], recording[able])
+        return seam
 
     def _hand_over(self, endpoint: int, rows: Integers, recording: Integers) -> None:
         """Move answers before the tokens at their seams, if the target speaks in time."""
@@ -225,7 +231,8 @@ class _Books:
         seam, tokens, ttft_s = self.seam[rows], self.requests.output_tokens[rows], self.race.ttft_s[rows]
         asked_s = ttft_s + here.at_s[recording, seam]
         dry_s = ttft_s + here.done_s(recording, seam)
-        failed_s = asked_s + self.luck[target.name].failed_after_s[TAKEOVER, rows]
+        failed_after_s = self.luck[target.name].failed_after_s[TAKEOVER, rows]
+        failed_s = asked_s + failed_after_s
         ready_s = asked_s + self._takeover_s(target, rows)
         if world.handoff is Handoff.STOP_THEN_START:
             ready_s = np.minimum(ready_s, failed_s + target.ttft.quantile(0, 0.5))
@@ -237,7 +244,7 @@ class _Books:
             wrote = np.minimum(here.come_by(recording, ready_s - ttft_s), tokens)
         rest, taken = tokens - seam, rows[moved]
         other = world.known.endpoints.index(target)
-        refused = ~moved & (failed_s <= resumed_s) & (failed_s - asked_s < SILENCE_S)
+        refused = ~moved & (failed_s <= resumed_s) & (failed_after_s < SILENCE_S)
         self.moved[rows], self.resumed_s[rows] = moved, resumed_s
         self.read_tokens[rows, other] += np.where(refused, 0, self.requests.prompt_tokens[rows] + seam)
         self.wrote_tokens[taken, endpoint], self.wrote_tokens[taken, other] = wrote[moved], rest[moved]

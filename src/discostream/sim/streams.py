@@ -93,9 +93,13 @@ class Streams:
 
         The first column is 0, and no row ever falls.
         """
-        rounds, token = np.divmod(np.arange(self.tokens), self.lengths[:, None])
-        period_s = self.lengths * self.mean_gaps_s
-        return np.asarray(np.take_along_axis(self.recordings, token, axis=1) + rounds * period_s[:, None])
+        token, at_s = np.arange(self.tokens), np.empty((len(self.recordings), self.tokens))
+        for row, recording, length, gap_s in zip(
+            at_s, self.recordings, self.lengths.tolist(), self.mean_gaps_s.tolist(), strict=True
+        ):
+            rounds, of_round = np.divmod(token, length)
+            row[:] = recording[of_round] + rounds * (length * gap_s)
+        return at_s
 
     @property
     def mean_gaps_s(self) -> Floats:

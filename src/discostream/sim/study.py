@@ -39,6 +39,9 @@ DEVICE, SERVER = "device", "server"
 PART = 1 << 18
 """How many requests are simulated at a time, in less than a GB."""
 
+LONGEST = 1 << 17
+"""Tokens of the longest answer: no model writes more, and 500 recordings of as many take 0.5 GB an array."""
+
 DEVICE_IS_DEARER = 2.0
 """Where the device is to be held back, its cheaper phase costs so many times the server's dearer one."""
 
@@ -140,7 +143,7 @@ class Stage(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, case: Case) -> Stage:
         """Plan by the first part of the data."""
-        device, rng = device_named(case.device), np.random.default_rng(case.seed)
+        device, rng = device_named(case.device), np.random.default_rng(case.seed).spawn(1)[0]
         learnt, judged = _trace(case.server_trace).split(case.train_fraction, rng)
         arrivals = _arrivals(case)
         seen, to_come = _split(_workload(case.workload), case.train_fraction, arrivals, rng)
@@ -149,7 +152,7 @@ class Stage(Struct, frozen=True, kw_only=True):
         settings = PolicySettings(name=case.policy, constraint=kind.value, share=case.share, alpha=case.alpha)
         world = World(
             known=known,
-            services=_services(case, device, int(_answers(to_come, judged).max())),
+            services=_services(case, device, _longest(_answers(to_come, judged))),
             consumption_tokens_per_s=case.consumption_tokens_per_s,
             handoff=case.handoff,
             warm_standby=case.warm_standby,
@@ -230,9 +233,19 @@ def _answers(workload: Workload, trace: ServerTrace) -> Floats:
     """How long answers are: as recorded with the prompts, or by the server, or in the built-in table."""
     if workload.output_tokens is not None:
         return workload.output_tokens
-    if trace.output_tokens is not None:
+    if trace.output_tokens is not None and np.isfinite(trace.output_tokens).any():
         return trace.output_tokens[np.isfinite(trace.output_tokens)]
     return np.asarray(builtin_output_lengths().quantile((np.arange(1024) + 0.5) / 1024))
+
+
+def _longest(answers: Floats) -> int:
+    longest = int(answers.max())
+    if longest > LONGEST:
+        raise ConfigError(
+            f"an answer of {longest:,} tokens is none that could be simulated, which takes at most "
+            f"{LONGEST:,}; correct the output tokens of the workload, or of the trace if that has none"
+        )
+    return longest
 
 
 def _known(case: Case, device: Device, learnt: ServerTrace, seen: Workload) -> Known:

@@ -162,10 +162,15 @@ def sample(workload: Workload, requests: int, arrivals: Arrivals, rng: np.random
 
 def _stretch(workload: Workload, requests: int, rng: np.random.Generator) -> Workload:
     at_s, size = workload.arrived_at_s, len(workload)
-    if at_s is None or size < 2:
+    if at_s is None:
         raise ConfigError(
             f"--arrivals trace: workload {workload.name!r} does not say when its requests came; "
             "use poisson:RATE or none"
+        )
+    if size < 2:
+        raise ConfigError(
+            f"--arrivals trace: workload {workload.name!r} has one request only to be judged by, which does "
+            f"not say how often they come; use more requests, or poisson:RATE or none"
         )
     rounds, row = np.divmod(rng.integers(size) + np.arange(requests), size)
     period_s = (at_s[-1] - at_s[0]) * size / (size - 1)
