@@ -140,6 +140,25 @@ class _Field:
         return run_race(offsets, np.column_stack(ttft_s), np.column_stack(failed_after_s))
 
 
+@dataclass(frozen=True, eq=False)
+class _Moves:
+    """How some answers change hands; shape (answers,) each.
+
+    Attributes:
+        made: Whether they do, or the target was dropped.
+        resumed_s: When tokens past the seam can be delivered.
+        slack_s: For how long the reader has something to read when the target speaks.
+        written: What the source has written by then.
+        read_tokens: What the target is charged for reading.
+    """
+
+    made: Flags
+    resumed_s: Floats
+    slack_s: Floats
+    written: Integers
+    read_tokens: Floats
+
+
 class _Books:
     """The accounts of all requests while they are written."""
 
@@ -224,37 +243,48 @@ class _Books:
 
     def _hand_over(self, endpoint: int, rows: Integers, recording: Integers) -> None:
         """Move answers before the tokens at their seams, if the target speaks in time."""
-        world, name = self.world, self.world.known.endpoints[endpoint].name
-        here, target = world.services[name].reading, world.other_than(name)
+        source = self.world.known.endpoints[endpoint]
+        target = self.world.other_than(source.name)
         assert target is not None
-        there = world.services[target.name].reading
-        seam, tokens, ttft_s = self.seam[rows], self.requests.output_tokens[rows], self.race.ttft_s[rows]
-        asked_s = ttft_s + here.at_s[recording, seam]
-        dry_s = ttft_s + here.done_s(recording, seam)
-        failed_after_s = self.luck[target.name].failed_after_s[TAKEOVER, rows]
-        failed_s = asked_s + failed_after_s
-        ready_s = asked_s + self._takeover_s(target, rows)
-        if world.handoff is Handoff.STOP_THEN_START:
-            ready_s = np.minimum(ready_s, failed_s + target.ttft.quantile(0, 0.5))
-            moved, resumed_s, wrote = np.ones(rows.size, bool), ready_s, seam + 1
-        else:
-            given_up_s = np.minimum(np.minimum(dry_s, failed_s), ttft_s + here.at_s[recording, tokens - 1])
-            moved = (ready_s <= np.minimum(dry_s, failed_s)) & (ready_s <= given_up_s)
-            resumed_s = np.where(moved, ready_s, given_up_s)
-            wrote = np.minimum(here.come_by(recording, ready_s - ttft_s), tokens)
-        rest, taken = tokens - seam, rows[moved]
-        other = world.known.endpoints.index(target)
-        refused = ~moved & (failed_s <= resumed_s) & (failed_after_s < SILENCE_S)
-        self.moved[rows], self.resumed_s[rows] = moved, resumed_s
-        self.read_tokens[rows, other] += np.where(refused, 0, self.requests.prompt_tokens[rows] + seam)
-        self.wrote_tokens[taken, endpoint], self.wrote_tokens[taken, other] = wrote[moved], rest[moved]
-        slack_s, rest = (dry_s - ready_s)[moved], rest[moved]
+        other = self.world.known.endpoints.index(target)
+        moves = self._moves(source, target, rows, recording)
+        self.moved[rows], self.resumed_s[rows] = moves.made, moves.resumed_s
+        self.read_tokens[rows, other] += moves.read_tokens
+        taken, seam = rows[moves.made], self.seam[rows[moves.made]]
+        rest = self.requests.output_tokens[taken] - seam
+        self.wrote_tokens[taken, endpoint], self.wrote_tokens[taken, other] = moves.written[moves.made], rest
         onward = self.luck[target.name].recording[TAKEOVER, taken]
-        self.delayed_tokens[taken] = there.delayed_tokens(onward, rest, slack_s)
+        here, there = (self.world.services[each.name].reading for each in (source, target))
+        slack_s = moves.slack_s[moves.made]
         waits_s = there.waits_s(onward, rest, slack_s)
         self.waits.append((waits_s, np.ones(waits_s.size, np.int64)))
-        late_s = here.late_s[recording[moved], seam[moved] - 1]
+        self.delayed_tokens[taken] = there.delayed_tokens(onward, rest, slack_s)
+        late_s = here.late_s[recording[moves.made], seam - 1]
         self.late_s[taken] = rest * late_s + there.felt_sum_s(onward, rest, slack_s)
+
+    def _moves(
+        self, source: EndpointProfile, target: EndpointProfile, rows: Integers, recording: Integers
+    ) -> _Moves:
+        here, ttft_s = self.world.services[source.name].reading, self.race.ttft_s[rows]
+        seam, tokens = self.seam[rows], self.requests.output_tokens[rows]
+        failed_after_s = self.luck[target.name].failed_after_s[TAKEOVER, rows]
+        asked_s = ttft_s + here.at_s[recording, seam]
+        dry_s = ttft_s + here.done_s(recording, seam)
+        ready_s, failed_s = asked_s + self._takeover_s(target, rows), asked_s + failed_after_s
+        asked_tokens = self.requests.prompt_tokens[rows] + seam
+        if self.world.handoff is Handoff.STOP_THEN_START:
+            ready_s = np.minimum(ready_s, failed_s + target.ttft.quantile(0, 0.5))
+            return _Moves(np.ones(rows.size, bool), ready_s, dry_s - ready_s, seam + 1, asked_tokens)
+        given_up_s = np.minimum(np.minimum(dry_s, failed_s), ttft_s + here.at_s[recording, tokens - 1])
+        made = ready_s <= given_up_s
+        refused = ~made & (failed_s <= given_up_s) & (failed_after_s < SILENCE_S)
+        return _Moves(
+            made=made,
+            resumed_s=np.where(made, ready_s, given_up_s),
+            slack_s=dry_s - ready_s,
+            written=np.minimum(here.come_by(recording, ready_s - ttft_s), tokens),
+            read_tokens=np.where(refused, 0.0, asked_tokens),
+        )
 
     def _takeover_s(self, target: EndpointProfile, rows: Integers) -> Floats:
         """How long the target takes to its first token; what it read in the race it may know still."""
