@@ -38,7 +38,7 @@ KINDS = {
     "with migration and pacing": replace(CASE, constraint="device", share=1.0),
     "with contention": replace(CASE, arrivals="poisson:0.2", device_slots=1),
 }
-"""What is simulated; in the second, both race, and what a device with dear energy wins moves to the server."""
+"""What is simulated; in the second, both race, and what a device wins moves, its energy being dear."""
 
 SIZES = {
     "TTFT and cost": (100_000, 1_000_000, 10_000_000),
