@@ -120,11 +120,11 @@ def test_the_most_saved_keeps_qoe():
 
     findings = findings_of(an_evaluation(told))
     assert [saving.fall.mean for saving in findings.savings] == pytest.approx([0.5, 0.8])
-    assert findings.most_saved == findings.savings[0]
-    assert findings.most_saved_in.share == 0.3
-    assert findings.most_saved_in.server_trace == "builtin:gpt-4o"
+    (most,) = findings.most_saved
+    assert most.saving == findings.savings[0]
+    assert (most.case.share, most.case.server_trace) == (0.3, "builtin:gpt-4o")
     assert sheets.biggest_savings(findings).rows[0][:4] == ("gpt-4o", DEVICE, "device", "0.3")
-    assert any("by up to 50 % at equal QoE" in sentence for sentence in sheets.headlines(findings))
+    assert any("cuts cost by up to 50 % at equal QoE" in told for told in sheets.headlines(findings))
 
 
 def test_every_migration_counts_alike():

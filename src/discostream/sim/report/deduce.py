@@ -22,6 +22,7 @@ from discostream.sim.report.findings import (
     Findings,
     Frontier,
     Loss,
+    MostSaved,
     Move,
     Point,
     Reproduction,
@@ -70,8 +71,6 @@ class _Search:
 
     def findings(self) -> Findings:
         savings = tuple(self._savings())
-        keeping = [saving for saving in savings if saving.keeps_qoe]
-        most_saved = max(keeping, key=lambda saving: saving.fall.mean, default=None)
         cuts = tuple(self._cuts())
         traces = self.evaluation.traces
         return Findings(
@@ -88,8 +87,7 @@ class _Search:
             spreads=tuple(self._spreads()),
             frontiers=tuple(self._frontiers()),
             savings=savings,
-            most_saved=most_saved,
-            most_saved_in=None if most_saved is None else self._case_of(most_saved),
+            most_saved=tuple(self._most_saved(savings)),
             moves=tuple(self._moves()),
             experiences=tuple(self._experiences()),
             losses=tuple(self._losses()),
@@ -289,6 +287,13 @@ class _Search:
             "device": setting.device,
             "constraint": setting.constraint,
         }
+
+    def _most_saved(self, savings: Sequence[Saving]) -> Iterator[MostSaved]:
+        for constraint in self.grid.constraints:
+            keeping = [each for each in savings if each.constraint == constraint and each.keeps_qoe]
+            if keeping:
+                most = max(keeping, key=lambda saving: saving.fall.mean)
+                yield MostSaved(most, self._case_of(most))
 
     def _case_of(self, saving: Saving) -> Case:
         source = next(source for source, name in self.names.items() if name == saving.server)

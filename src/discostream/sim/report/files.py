@@ -75,6 +75,7 @@ def as_markdown(findings: Findings) -> str:
 
 def _parts(findings: Findings) -> Iterator[str]:
     yield "# Evaluation\n"
+    yield f"{sheets.setup(findings)} Intervals, in brackets, are Student's at 95 % over seeds.\n"
     yield "".join(f"- {sentence}\n" for sentence in sheets.headlines(findings))
     yield "## The paper's table, and ours\n\nCuts in P99 TTFT against `stochastic` at the same share.\n"
     yield sheets.as_markdown(sheets.reproduction(findings))

@@ -23,6 +23,7 @@ __all__ = [
     "Findings",
     "Frontier",
     "Loss",
+    "MostSaved",
     "Move",
     "Point",
     "Reproduction",
@@ -157,6 +158,13 @@ class Saving(Place, frozen=True, kw_only=True):
         return self.qoe_change.mean >= -EQUAL_QOE
 
 
+class MostSaved(Struct, frozen=True):
+    """The largest saving of many, and one of the cells in which it was found, in full."""
+
+    saving: Saving
+    case: Case
+
+
 class Move(Place, frozen=True, kw_only=True):
     """What a reader notices of migration.
 
@@ -263,8 +271,7 @@ class Findings(Struct, frozen=True, kw_only=True):
         workload: The name of what prompts and answers come from.
         workload_note: What was estimated of it, or left out.
         probabilities: At which the quantiles of `spreads` are.
-        most_saved: The saving that is largest of those that keep QoE; `None` if none does.
-        most_saved_in: The cell in which it was found, in full.
+        most_saved: Of the savings that keep QoE, the largest for each constraint.
         lost: Cells that nothing came of, and why.
     """
 
@@ -278,8 +285,7 @@ class Findings(Struct, frozen=True, kw_only=True):
     spreads: tuple[Spread, ...]
     frontiers: tuple[Frontier, ...]
     savings: tuple[Saving, ...]
-    most_saved: Saving | None
-    most_saved_in: Case | None
+    most_saved: tuple[MostSaved, ...]
     moves: tuple[Move, ...]
     experiences: tuple[Experience, ...]
     losses: tuple[Loss, ...]

@@ -54,7 +54,9 @@ SECTIONS = {
         "By how much the cost of an answer, in dollars with energy converted, falls when it may move to "
         "the side that writes more cheaply, and what that does to the quality of experience (QoE: 1 where "
         "nobody ever waits for a token, 0 where nothing comes). QoE counts as equal if it falls by at most "
-        f"{EQUAL_QOE:g}.",
+        f"{EQUAL_QOE:g}. With a budget on the server, energy has the price of electricity; with one on the "
+        "device, it is so dear that the device's cheaper phase costs twice the server's dearer one, which "
+        "makes writing very dear on a device that reads with far less energy than it writes.",
     ),
     "What readers notice of it": (
         "In make-before-break, the old side goes on writing until the new one has written something; in "
@@ -62,8 +64,8 @@ SECTIONS = {
         "wants it. TBT is the time between two tokens as they are read: at best the reader's own pace.",
     ),
     "Quality of experience": (
-        "QoE of answers that stay where they begin, by policy: a late first token weighs on it as much as "
-        "waits in mid-answer do, and more on short answers than on long ones.",
+        "QoE of answers that stay where they begin, by policy. A late first token makes all tokens late, so "
+        "that it weighs most on short answers.",
     ),
     "What each part is worth": (
         "The change when one part of a policy is left out; each box holds all servers and devices. Without "
@@ -147,7 +149,7 @@ def _shown(findings: Findings) -> dict[str, list[str]]:
             _folded("All figures", as_table(sheets.sensitivity(findings))),
         ],
         "What this rests on": [
-            paragraphs(_setup(findings)),
+            paragraphs(sheets.setup(findings)),
             _points(
                 [
                     f"{name}, {requests} requests: {note}"
@@ -156,19 +158,6 @@ def _shown(findings: Findings) -> dict[str, list[str]]:
             ),
         ],
     }
-
-
-def _setup(findings: Findings) -> str:
-    grid = findings.grid
-    shares = ", ".join(f"{share:g}" for share in grid.shares)
-    few = ", ".join(f"{share:g}" for share in grid.shares_of(OPTIMAL))
-    return (
-        f"{grid.requests:,} requests in each cell, prompts and answers of {findings.workload}, shares "
-        f"{shares} ({OPTIMAL}: {few}), {grid.seeds} seeds. One share stands for all: "
-        f"{grid.usual_share:g} where it is about who starts when, and {grid.largest_share:g} where it is "
-        f"about answers that move; these are looked at with {len(grid.few_seeds)} of the seeds, "
-        f"misjudgement and slow days with {grid.usual_device} alone."
-    )
 
 
 def _points(sentences: list[str]) -> str:
