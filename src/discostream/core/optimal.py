@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -439,7 +439,7 @@ def _run_simplex(
     at_least, unlimited = np.zeros(choices + budgets), np.full(choices + budgets, np.inf)
     if overshoot_price is None:
         unlimited[choices:] = 0.0
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
+    solver = _quiet_solver()
     for option, setting in SIMPLEX.items():
         solver.setOptionValue(option, setting)
     solver.passModel(
@@ -470,6 +470,18 @@ def _run_simplex(
         if solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
             break
     return None
+
+
+def _quiet_solver() -> Any:
+    """A solver that prints nothing, not even while it is made: from 1.16 on HiGHS greets on stdout."""
+    import highspy
+
+    class Quiet(highspy.Highs):
+        def enableCallbacks(self) -> None:  # noqa: N802 - the constructor calls it before it greets
+            self.setOptionValue("output_flag", False)
+            super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+    return Quiet()  # type: ignore[no-untyped-call]
 
 
 def _table(columns: _Columns, buckets: _Buckets, actions: Floats, taken: Floats) -> PlanTable:
