@@ -26,6 +26,7 @@ __all__ = [
     "GatewaySettings",
     "LedgerSettings",
     "MigrationSettings",
+    "PacingSettings",
     "PolicySettings",
     "ProfileSettings",
     "Settings",
@@ -144,15 +145,37 @@ class BudgetSettings(_Table, frozen=True):
 
 
 class MigrationSettings(_Table, frozen=True):
-    """`[migration]`: whether a running answer may move, and how fast it is read.
+    """`[migration]`: whether and how a running answer may move, and how fast it is read.
 
     Attributes:
-        enabled: Off keeps every answer where it started; rescue after a failure stays on.
+        enabled: Off keeps answers where they started, unless they have to be rescued.
+        mode: `make-before-break` lets the source go on until the target has proved itself;
+            `stop-then-start`, the paper's, stops it when the target is asked.
         consumption_tokens_per_s: How fast the reader consumes tokens.
+        max_moves: How often one answer may move for cost.
+        rescue: Whether another endpoint goes on with an answer whose stream breaks or falls silent.
+        max_rescues: How often one answer may be rescued.
     """
 
     enabled: bool = True
+    mode: Literal["make-before-break", "stop-then-start"] = "make-before-break"
     consumption_tokens_per_s: Positive = 4.8
+    max_moves: Annotated[int, Meta(ge=0, le=100)] = 1
+    rescue: bool = True
+    max_rescues: Annotated[int, Meta(ge=0, le=100)] = 2
+
+
+class PacingSettings(_Table, frozen=True):
+    """`[pacing]`: when tokens that have come are passed on.
+
+    Attributes:
+        mode: `immediate` passes them on as they come; `reading` evens bursts out and keeps what comes faster
+            than it is read (`migration.consumption_tokens_per_s`) back, for at most `max_lag_s`.
+        max_lag_s: How long a token may be kept back at the most.
+    """
+
+    mode: Literal["immediate", "reading"] = "immediate"
+    max_lag_s: Annotated[float, Meta(gt=0.0, le=60.0)] = 1.0
 
 
 class CostSettings(_Table, frozen=True):
@@ -214,6 +237,7 @@ class Settings(_Table, frozen=True):
     budget: tuple[BudgetSettings, ...] = ()
     profile: ProfileSettings = ProfileSettings()
     migration: MigrationSettings = MigrationSettings()
+    pacing: PacingSettings = PacingSettings()
     cost: CostSettings = CostSettings()
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
@@ -356,14 +380,20 @@ def _explain(tree: Any, message: str) -> str:
 
 def _choices(path: str) -> str:
     """The values of a setting that takes only some, in words; empty for any other setting."""
-    hints = get_type_hints(EndpointSettings) | get_type_hints(PolicySettings) | get_type_hints(BudgetSettings)
-    hint = hints.get(path.rpartition(".")[2])
+    table, _, name = re.sub(r"\[\d+\]", "", path).rpartition(".")
+    hint = get_type_hints(_table_called(table)).get(name)
     for option in (hint, *get_args(hint)):  # the arguments are those of `… | None`
         if get_origin(option) is Literal:
             return ", ".join(get_args(option))
         if isinstance(option, type) and issubclass(option, StrEnum):
             return ", ".join(option)
     return ""
+
+
+def _table_called(name: str) -> Any:
+    """The class of one table of the settings, of those that are lists too; of all of them without a name."""
+    hint = get_type_hints(Settings).get(name, Settings)
+    return next(iter(get_args(hint)), hint)
 
 
 def check_settings(settings: Settings) -> None:

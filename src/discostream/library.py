@@ -193,6 +193,8 @@ class Disco:
         frequency_penalty: float | None = None,
         policy: str | None = None,
         private: bool = False,
+        migrate: bool = True,
+        rescue: bool = True,
     ) -> Answer:
         """Start answering a conversation; iterate over what comes back.
 
@@ -207,6 +209,8 @@ class Disco:
             frequency_penalty: Against words by how often they occurred.
             policy: The policy to plan this request by; the settings' own when left out.
             private: Whether it must never leave the device.
+            migrate: Whether the answer may move to save cost.
+            rescue: Whether another endpoint may go on with it when its stream breaks or falls silent.
 
         Raises:
             RequestRejected: There is no message, one is not a message or not Unicode, `max_tokens` is not
@@ -231,7 +235,8 @@ class Disco:
                 max_tokens=max_tokens,
                 stop=stops,
                 sampling=sampling,
-                pinned="a stop string may straddle the seam" if stops else None,
+                migrate=migrate,
+                rescue=rescue,
                 policy=policy,
                 private=private,
             )
@@ -259,6 +264,7 @@ class Disco:
             self._running,
             self._conversations,
             self._purse,
+            self.settings.pacing,
         )
         answer = Answer(request)
         tasks.start_soon(answer._progress.follow, request, house)

@@ -108,6 +108,8 @@ class Request:
         stop: Strings that end the answer.
         sampling: How tokens are drawn.
         pinned: Why this answer must stay on the endpoint that starts it; `None` when it may move.
+        migrate: Whether it may move for cost.
+        rescue: Whether another endpoint may go on with it when its stream breaks or falls silent.
         endpoint: The one endpoint that may answer; `None` leaves the choice to the policy.
         policy: The policy to plan this request by; `None` is the one in the settings.
         private: Whether it must never leave the device: no server is started, not even for a rescue.
@@ -120,6 +122,8 @@ class Request:
     stop: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     pinned: str | None = None
+    migrate: bool = True
+    rescue: bool = True
     endpoint: str | None = None
     policy: str | None = None
     private: bool = False
@@ -138,10 +142,13 @@ class Prefix:
         text: The answer so far; empty for a fresh start.
         token_ids: Its token IDs, when they mean the same to the endpoint that continues;
             `None` hands over text alone.
+        tokens: How many tokens it has, as those who wrote it counted them; an endpoint that counts otherwise
+            allows for the difference in `max_tokens`. `None` if nobody counted.
     """
 
     text: str = ""
     token_ids: tuple[int, ...] | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +157,13 @@ class Prompt:
 
     Attributes:
         cached_tokens: How many of them came out of its cache; `None` until it knows.
+        read_tokens: How many of them it has read by now, those in its cache included; `None` where it does
+            not say.
     """
 
     tokens: int
     cached_tokens: int | None = None
+    read_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +251,7 @@ class Attempt:
         cached_tokens: How much of its prompt the endpoint found in its cache; `None` where it does not say.
         ahead: Other attempts that ran at the endpoint when this one started.
         identity: What the endpoint was at that time (`Endpoint.identity`); empty if it never started.
+        dropped: Why it was let go when it was to take the answer over; `None` if it was not.
     """
 
     endpoint: str
@@ -258,6 +269,7 @@ class Attempt:
     cached_tokens: int | None = None
     ahead: int = 0
     identity: str = ""
+    dropped: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +279,8 @@ class Migration:
     Attributes:
         at_token: How many tokens had been delivered at the seam.
         at_char: How many characters had been delivered at the seam.
-        gap_s: From the last piece before the seam to the first after it, as delivered.
+        gap_s: From the last piece before the seam to the first after it, as they came.
+        why: What decided it: the figures of a move for cost, the failure or the silence behind a rescue.
     """
 
     source: str
@@ -277,6 +290,7 @@ class Migration:
     reason: MigrationReason
     gap_s: float
     by: Carrier
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +306,7 @@ class Outcome:
         completion_tokens: Tokens delivered.
         delivered_s: When each delivered token left us, seconds after arrival.
         error: What broke the answer, if something did; a client that left is no error.
+        stayed: Why it did not move for cost; `None` if it did.
     """
 
     request_id: str
@@ -306,6 +321,7 @@ class Outcome:
     migrations: tuple[Migration, ...]
     delivered_s: tuple[float, ...]
     error: str | None = None
+    stayed: str | None = None
 
     @property
     def usd(self) -> float:
@@ -325,6 +341,7 @@ class Outcome:
             "ttft_s": self.ttft_s,
             "attempts": [_attempt_as_disco(attempt) for attempt in self.attempts],
             "migrations": [_migration_as_disco(migration) for migration in self.migrations],
+            "stayed": self.stayed,
             "usd": self.usd,
             "joules": self.joules,
         }
@@ -344,6 +361,8 @@ def _attempt_as_disco(attempt: Attempt) -> dict[str, Any]:
     }
     if attempt.error is not None:
         shown["error"] = attempt.error
+    if attempt.dropped is not None:
+        shown["dropped"] = attempt.dropped
     return shown
 
 
@@ -356,4 +375,5 @@ def _migration_as_disco(migration: Migration) -> dict[str, Any]:
         "reason": migration.reason.value,
         "gap_s": migration.gap_s,
         "by": migration.by.value,
+        "why": migration.why,
     }

@@ -68,9 +68,11 @@ async def until_free(endpoint: LlamaCppEndpoint) -> list[dict[str, Any]]:
 async def test_a_stream_is_prompts_pieces_and_a_finish(engine_endpoint: LlamaCppEndpoint) -> None:
     """An answer that runs into its limit ends with `length` and adds up in tokens and IDs."""
     events = await collect(engine_endpoint, ask("Count from one to twenty."))
-    counted, prompt, *pieces, finish = events
+    counted, *told, finish = events
+    reading = [event for event in told if isinstance(event, Prompt)]
+    prompt, pieces = reading[0], told[len(reading) :]
     assert isinstance(counted, Prompt)
-    assert isinstance(prompt, Prompt)
+    assert reading[-1].read_tokens == prompt.tokens
     assert (counted.cached_tokens, prompt.tokens) == (None, counted.tokens)
     assert prompt.cached_tokens is not None
     assert all(isinstance(piece, Piece) for piece in pieces)
@@ -127,11 +129,11 @@ async def test_a_prefix_goes_behind_the_prompt(engine_endpoint: LlamaCppEndpoint
     server = await engine_endpoint._server()
     text = text_of(whole)[:9]
     by_text = Prefix(text)
-    fresh = await server.prompt_ids(ask("Count from one to twenty."), Prefix())
-    assert await server.prompt_ids(ask("Count from one to twenty."), by_ids) == fresh + ids[:6]
-    assert await server.prompt_ids(
-        ask("Count from one to twenty."), by_text
-    ) == fresh + await server.tokenize(text)
+    counting = ask("Count from one to twenty.")
+    fresh, nothing = await server.prompt_ids(counting, Prefix())
+    assert nothing == ()
+    assert await server.prompt_ids(counting, by_ids) == (fresh, ids[:6])
+    assert await server.prompt_ids(counting, by_text) == (fresh, await server.tokenize(text))
     rest = await collect(engine_endpoint, ask("Count from one to twenty.", max_tokens=6), by_ids)
     assert rest[0] == Prompt(prompt.tokens + 6)
     assert isinstance(rest[-1], Finish)
@@ -143,7 +145,7 @@ async def test_special_words_in_an_answer_stay_text(engine_endpoint: LlamaCppEnd
     server = await engine_endpoint._server()
     marker = "<|im_end|>"
     special = await server.tokenize(marker, parse_special=True)
-    ids = await server.prompt_ids(ask(), Prefix(marker))
+    _, ids = await server.prompt_ids(ask(), Prefix(marker))
     assert len(special) == 1
     assert ids[-1:] != special
 
@@ -156,11 +158,11 @@ async def test_a_sentencepiece_vocabulary_gets_no_stray_space_and_one_bos(
     try:
         await endpoint.prepare()
         server = await endpoint._server()
-        fresh = await server.prompt_ids(ask(), Prefix())
-        continued = await server.prompt_ids(ask(), Prefix("tion é"))
+        fresh, _ = await server.prompt_ids(ask(), Prefix())
+        _, continued = await server.prompt_ids(ask(), Prefix("tion é"))
         assert fresh[0] == 1
         assert fresh.count(1) == 1
-        assert "".join(TINY_TOKENS[token] for token in continued[len(fresh) :]) == "tion▁<0xC3><0xA9>"
+        assert "".join(TINY_TOKENS[token] for token in continued) == "tion▁<0xC3><0xA9>"
     finally:
         await endpoint.aclose()
 
@@ -407,14 +409,15 @@ async def test_the_request_is_mapped_field_by_field(llamacpp: Build) -> None:
 
 
 async def test_progress_is_not_content(llamacpp: Build) -> None:
-    """Frames of progress carry a meaningless token ID and make no piece; the first tells what was cached."""
+    """Frames of progress carry a meaningless token ID and make no piece; they tell how much was read."""
     progress = [
         {"content": "", "tokens": [0], "tokens_predicted": 0, "prompt_progress": {"total": 8, **done}}
         for done in ({"cache": 5, "processed": 5}, {"cache": 5, "processed": 8})
     ]
     async with stubbed(llamacpp, playing(*progress, piece("ok", 1, predicted=1), END)) as (endpoint, _):
         events = await collect(endpoint, ask())
-    assert events == [Prompt(8), Prompt(8, 5), Piece("ok", 1, (1,)), Finish(FinishReason.STOP, 8, 2, 5)]
+    reading = [Prompt(8), Prompt(8, 5, 5), Prompt(8, 5, 8)]
+    assert events == [*reading, Piece("ok", 1, (1,)), Finish(FinishReason.STOP, 8, 2, 5)]
 
 
 async def test_a_loser_knows_what_was_cached_of_its_prompt(engine_endpoint: LlamaCppEndpoint) -> None:
@@ -490,3 +493,15 @@ async def test_a_stream_that_never_answers_can_be_left(llamacpp: Build) -> None:
         assert scope.cancelled_caught
         await events.aclose()
         await events.aclose()
+
+
+async def test_the_limit_is_in_the_endpoints_own_tokens(engine_endpoint: LlamaCppEndpoint) -> None:
+    """An answer whose first part had fewer tokens elsewhere may have fewer here, and none when it is full."""
+    server = await engine_endpoint._server()
+    text = "Supercalifragilistic expialidocious"
+    own = len(await server.tokenize(text))
+    assert own > 4
+    rest = await collect(engine_endpoint, ask(max_tokens=own), Prefix(text, tokens=4))
+    assert rest[-1] == Finish(FinishReason.LENGTH, rest[-1].prompt_tokens, 4, rest[-1].cached_tokens)
+    full = await collect(engine_endpoint, ask(max_tokens=2), Prefix(text, tokens=2))
+    assert full[1:] == [Finish(FinishReason.LENGTH, full[0].tokens, 0)]

@@ -160,35 +160,48 @@ async def test_a_damaged_row_is_named(path, outcome, damage, told):
         next(rows)
 
 
-def write_version_1(path, monkeypatch):
-    """A ledger as the first release left it, with one request that a laptop answered."""
+def write_version(number, path, monkeypatch):
+    """A ledger as an older version left it, with one request that a laptop answered."""
     with monkeypatch.context() as then:
-        then.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+        then.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:number])
         path.parent.mkdir()
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             migrations.migrate(connection)
             connection.execute(
-                "INSERT INTO request VALUES (1, 'old', '2026-03-01T12:00:00.000+00:00', 'disco', 'ok', "
-                "'laptop', 0.25, 'stop', 12, 3, 0.002, 1.5, 0.1, 0.1, 0.1, 0, NULL)"
+                "INSERT INTO request (id, request_id, recorded_at, policy, outcome, winner, ttft_s, "
+                "finish_reason, prompt_tokens, completion_tokens, usd, joules, mean_tbt_s, p99_tbt_s, max_tbt_s, "
+                "migrations) VALUES (1, 'old', '2026-03-01T12:00:00.000+00:00', 'disco', 'ok', "
+                "'laptop', 0.25, 'stop', 12, 3, 0.002, 1.5, 0.1, 0.1, 0.1, 0)"
             )
             connection.execute(
-                "INSERT INTO attempt VALUES (1, 0, 'laptop', 'device', 0.0, 0.25, 12, 3, 0.002, 1.5, 'won', "
-                "NULL, 0.1)"
+                "INSERT INTO attempt (request, position, endpoint, kind, start_offset_s, ttft_s, prompt_tokens, "
+                "completion_tokens, usd, joules, outcome, mean_tbt_s) "
+                "VALUES (1, 0, 'laptop', 'device', 0.0, 0.25, 12, 3, 0.002, 1.5, 'won', 0.1)"
             )
+            if number > 1:
+                connection.execute("UPDATE request SET prompt_chars = 48")
 
 
 async def test_a_file_of_version_1_is_read_as_it_is(path, monkeypatch):
     """Looking at an old ledger does not change it, and what it can tell is told."""
-    write_version_1(path, monkeypatch)
+    write_version(1, path, monkeypatch)
     before = path.read_bytes()
     assert spent_since(path, NOON).usd == 0.002
     assert list(history(path, 5)) == []
     assert path.read_bytes() == before
 
 
+async def test_a_file_of_version_2_is_read_as_it_is(path, monkeypatch):
+    """What a later version also keeps is left at its default where an older one kept nothing of the kind."""
+    write_version(2, path, monkeypatch)
+    ((_, old),) = history(path, 5)
+    assert (old.request_id, old.stayed) == ("old", None)
+    assert [(attempt.endpoint, attempt.dropped) for attempt in old.attempts] == [("laptop", None)]
+
+
 async def test_a_file_of_version_1_is_upgraded_and_read(path, monkeypatch, outcome):
     """Opening it to write adds what is missing: old rows keep their figures, new ones have them all."""
-    write_version_1(path, monkeypatch)
+    write_version(1, path, monkeypatch)
     with Ledger(path) as ledger:
         await ledger.record(outcome(request_id="new"))
     assert [request.request_id for request in recent(path)] == ["new", "old"]

@@ -68,6 +68,7 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "joules": 1.5,
         "migrations": 1,
         "error": None,
+        "stayed": None,
     }
     assert [attempt["endpoint"] for attempt in attempts] == ["laptop", "cloud", "spare"]
     assert attempts[1] == {
@@ -88,6 +89,7 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "cached_tokens": None,
         "ahead": 1,
         "identity": "c10d",
+        "dropped": "it was late",
     }
     assert migration == {
         "request": 1,
@@ -99,6 +101,7 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "reason": "cost",
         "gap_s": 0.4,
         "by": "text",
+        "why": "cheaper there",
     }
 
 

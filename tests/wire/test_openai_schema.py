@@ -110,12 +110,12 @@ def test_both_names_of_the_token_limit_count(name: str) -> None:
     assert decode(max_tokens=9, max_completion_tokens=4).request.max_tokens == 4
 
 
-def test_stop_strings_pin_the_answer() -> None:
-    """A stop string may be written in two ways, and keeps the answer where it starts."""
+def test_stop_strings() -> None:
+    """A stop string may be written in two ways, and several in one; the answer may move all the same."""
     assert decode(stop="END").request.stop == ("END",)
     assert decode(stop=["a", "b"]).request.stop == ("a", "b")
-    assert decode(stop=["a"]).request.pinned
-    assert decode(stop=[]).request.pinned is None
+    assert decode(stop=["a"]).request.pinned is None
+    assert decode(stop=[]).request.stop == ()
 
 
 def test_text_parts_are_joined() -> None:

@@ -5,8 +5,9 @@ The naive answer (the paper's, section 4.3) stops the source when the reader has
 starts the target; if the target is slow or wrong the reader waits, and nothing can be taken back.
 
 Here the source goes on while the target prefills: its tokens past the seam are held. The target's first
-content makes the handoff; until then it can be dropped, and the held tokens are delivered instead. So a
-handoff can be abandoned, never lost. A rescue is the same without a source to fall back on.
+words make the handoff once they are proof (`core/seam.py`); until then it can be dropped, and the held tokens
+are delivered instead. So a handoff can be abandoned, never lost. A rescue is the same without a source to go
+back to; a hedge is a rescue whose source is only silent, and may speak again.
 
 `TABLE` is the whole of it; `advance` refuses what is not in it. `weigh_move` decides whether one of many
 possible moves, or each of an array of them, should be made.
@@ -22,20 +23,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from discostream.core.cost import Rates
 from discostream.core.profile import EndpointProfile
 from discostream.errors import InvalidTransition
 
 __all__ = [
     "CAUTION",
     "FINAL",
+    "RISK",
     "TABLE",
     "Decision",
     "Signal",
     "State",
     "advance",
     "handoff_s",
-    "should_migrate",
     "weigh_move",
 ]
 
@@ -48,6 +48,9 @@ START_TIME_QUANTILE = 0.9
 CAUTION = 2.0
 """By how much it is stretched: a target on the source's own machine starts more slowly than it did alone."""
 
+RISK = 1.0 - START_TIME_QUANTILE
+"""The share of moves that are expected to come to nothing: those whose target is later than t_m."""
+
 
 class State(StrEnum):
     """Where a delivery stands."""
@@ -56,8 +59,10 @@ class State(StrEnum):
     """The source's pieces are delivered as they come."""
     PREPARING = "preparing"
     """A target prefills; the source goes on, and its pieces are held."""
+    HEDGING = "hedging"
+    """A target prefills because the source is silent; if it speaks first, it goes on."""
     RESCUING = "rescuing"
-    """The source broke; a target is being started."""
+    """There is no source any more; a target is being started."""
     FINISHED = "finished"
     """The answer is whole."""
     FAILED = "failed"
@@ -70,30 +75,45 @@ class Signal(StrEnum):
     MIGRATE = "migrate"
     """The rest is cheaper elsewhere, and the buffer hides the change."""
     TARGET_READY = "target_ready"
-    """The target's first content has come."""
+    """The target's first words have come, and go on with the answer."""
     TARGET_DROPPED = "target_dropped"
-    """The target failed, was late, or had nothing to say."""
-    TARGET_FINISHED = "target_finished"
-    """The target says that the answer was complete already."""
+    """The target failed, was late, or said what is no continuation."""
+    COMPLETE = "complete"
+    """The answer turns out to be whole already: the target says so, or a stop string has come."""
     SOURCE_FINISHED = "source_finished"
     """The source ended the answer."""
     SOURCE_BROKE = "source_broke"
     """The source's stream failed."""
+    SOURCE_STOPPED = "source_stopped"
+    """The source was stopped to start the target (stop-then-start)."""
+    SOURCE_SILENT = "source_silent"
+    """The source has not spoken for longer than it should, and the reader has little left."""
+    SOURCE_SPOKE = "source_spoke"
+    """It has spoken again."""
     NO_TARGET = "no_target"
     """No endpoint is left that could go on."""
 
 
 TABLE: Mapping[tuple[State, Signal], State] = {
     (State.STREAMING, Signal.MIGRATE): State.PREPARING,
+    (State.STREAMING, Signal.SOURCE_STOPPED): State.RESCUING,
+    (State.STREAMING, Signal.SOURCE_SILENT): State.HEDGING,
     (State.STREAMING, Signal.SOURCE_FINISHED): State.FINISHED,
     (State.STREAMING, Signal.SOURCE_BROKE): State.RESCUING,
     (State.PREPARING, Signal.TARGET_READY): State.STREAMING,
     (State.PREPARING, Signal.TARGET_DROPPED): State.STREAMING,
+    (State.PREPARING, Signal.SOURCE_SILENT): State.HEDGING,
     (State.PREPARING, Signal.SOURCE_FINISHED): State.FINISHED,
     (State.PREPARING, Signal.SOURCE_BROKE): State.RESCUING,
+    (State.HEDGING, Signal.TARGET_READY): State.STREAMING,
+    (State.HEDGING, Signal.TARGET_DROPPED): State.STREAMING,
+    (State.HEDGING, Signal.COMPLETE): State.FINISHED,
+    (State.HEDGING, Signal.SOURCE_SPOKE): State.STREAMING,
+    (State.HEDGING, Signal.SOURCE_FINISHED): State.FINISHED,
+    (State.HEDGING, Signal.SOURCE_BROKE): State.RESCUING,
     (State.RESCUING, Signal.TARGET_READY): State.STREAMING,
     (State.RESCUING, Signal.TARGET_DROPPED): State.RESCUING,
-    (State.RESCUING, Signal.TARGET_FINISHED): State.FINISHED,
+    (State.RESCUING, Signal.COMPLETE): State.FINISHED,
     (State.RESCUING, Signal.NO_TARGET): State.FAILED,
 }
 
@@ -117,21 +137,31 @@ class Decision:
     """Whether to migrate, with the numbers that decided it; values, or arrays of one shape.
 
     Attributes:
-        saving_usd: What decoding the rest at the target is expected to save.
-        overhead_usd: What the move costs: the target's prefill and the source's tokens past the seam.
+        saving_usd: What decoding the rest at the target is expected to save, if the move succeeds.
+        overhead_usd: What it costs in any case: what the target reads, and the source's tokens past the seam.
+        risk_usd: The part of the saving that is lost to moves which come to nothing.
         unread_tokens: What the reader still has.
         needed_tokens: What hides the handoff: B = r_c x t_m.
+        moves: How often the answer has moved before; for each time, a move must save its overhead once more,
+            or an answer whose length is misjudged would go to and fro.
     """
 
     saving_usd: Amount
     overhead_usd: Amount
+    risk_usd: Amount
     unread_tokens: Amount
     needed_tokens: Amount
+    moves: int = 0
+
+    @property
+    def gain_usd(self) -> Amount:
+        """What the move is expected to save after all."""
+        return self.saving_usd - self.risk_usd - self.overhead_usd
 
     @property
     def pays(self) -> Any:
         """Whether the move saves more than it costs."""
-        return self.saving_usd > self.overhead_usd
+        return self.gain_usd > self.moves * self.overhead_usd
 
     @property
     def hidden(self) -> Any:
@@ -143,44 +173,28 @@ class Decision:
         """Whether to go ahead."""
         return self.pays & self.hidden
 
+    def in_words(self) -> str:
+        """The reasons of one decision, for people."""
+        money = (
+            f"saves ${self.saving_usd:.3g} for ${self.overhead_usd:.3g} and a risk of ${self.risk_usd:.3g}"
+            if self.saving_usd > 0
+            else "the rest is not cheaper there"
+        )
+        if not self.pays:
+            return f"{money}: does not pay" if self.saving_usd > 0 else money
+        buffer = f"{self.unread_tokens:.1f} tokens unread where {self.needed_tokens:.1f} hide it"
+        return f"{money}; {buffer}{'' if self.hidden else ': would be noticed'}"
 
-def should_migrate(
-    *,
-    source: Rates,
-    target: Rates,
-    prefill_tokens: Amount,
-    remaining_tokens: Amount,
-    unread_tokens: Amount,
-    handoff_s: Amount,
-    overlap_s: Amount,
-    source_tokens_per_s: float,
-    consumption_tokens_per_s: float,
-) -> Decision:
-    """Weigh possible moves (paper, section 4.3), one or an array of them.
+
+def handoff_s(target: EndpointProfile, uncached_tokens: Amount) -> Any:
+    """t_m: how long the target may well take to start (seconds), of the same shape.
 
     Args:
-        source: What a token costs where the answer is now.
-        target: What a token would cost there.
-        prefill_tokens: What the target must read first: the prompt and the answer so far.
-        remaining_tokens: How much of the answer is still expected.
-        unread_tokens: What the reader has not consumed yet.
-        handoff_s: t_m, how long the target may well take to start at that length; the reader must not notice.
-        overlap_s: How long it should take: what the source generates meanwhile is thrown away.
-        source_tokens_per_s: The source's pace.
-        consumption_tokens_per_s: r_c, the reader's rate.
+        target: Who would take over.
+        uncached_tokens: What it would have to read: the prompt and the answer so far, less what it has read
+            already. A target that lost the race for this very prompt is warm, and t_m is short.
     """
-    overlap_tokens = np.minimum(source_tokens_per_s * overlap_s, remaining_tokens)
-    return Decision(
-        saving_usd=(source.decode_usd - target.decode_usd) * remaining_tokens,
-        overhead_usd=target.prefill_usd * prefill_tokens + source.decode_usd * overlap_tokens,
-        unread_tokens=unread_tokens,
-        needed_tokens=consumption_tokens_per_s * handoff_s,
-    )
-
-
-def handoff_s(target: EndpointProfile, prefill_tokens: Amount) -> Any:
-    """t_m: how long the target may well take to start at that length (seconds), of the same shape."""
-    return CAUTION * target.ttft.quantile(prefill_tokens, START_TIME_QUANTILE)
+    return CAUTION * target.ttft.quantile(uncached_tokens, START_TIME_QUANTILE)
 
 
 def weigh_move(
@@ -188,20 +202,35 @@ def weigh_move(
     target: EndpointProfile,
     *,
     prefill_tokens: Amount,
+    cached_tokens: Amount,
     remaining_tokens: Amount,
     unread_tokens: Amount,
     consumption_tokens_per_s: float,
     handoff_s: Amount,
+    moves: int = 0,
 ) -> Decision:
-    """Weigh moves between two endpoints by what is known of them; see `should_migrate`."""
-    return should_migrate(
-        source=source.rates,
-        target=target.rates,
-        prefill_tokens=prefill_tokens,
-        remaining_tokens=remaining_tokens,
+    """Weigh possible moves between two endpoints (paper, section 4.3), one or an array of them.
+
+    Args:
+        source: Where the answer is now.
+        target: Where it could go.
+        prefill_tokens: The prompt and the answer so far.
+        cached_tokens: How much of that the target has read already.
+        remaining_tokens: How much of the answer is still expected.
+        unread_tokens: What the reader has not consumed yet.
+        consumption_tokens_per_s: r_c, the reader's rate.
+        handoff_s: t_m, how long the target may well take to start; the reader must not notice.
+        moves: How often the answer has moved before.
+    """
+    overlap_s = target.ttft.quantile(prefill_tokens - cached_tokens, 0.5)
+    overlap_tokens = np.minimum(source.decode_tokens_per_s * overlap_s, remaining_tokens)
+    saving_usd = (source.rates.decode_usd - target.rates.decode_usd) * remaining_tokens
+    reading_usd = target.reading_usd(prefill_tokens, cached_tokens)
+    return Decision(
+        saving_usd=saving_usd,
+        overhead_usd=reading_usd + source.rates.decode_usd * overlap_tokens,
+        risk_usd=RISK * np.maximum(saving_usd, 0.0),
         unread_tokens=unread_tokens,
-        handoff_s=handoff_s,
-        overlap_s=target.ttft.quantile(prefill_tokens, 0.5),
-        source_tokens_per_s=source.decode_tokens_per_s,
-        consumption_tokens_per_s=consumption_tokens_per_s,
+        needed_tokens=consumption_tokens_per_s * handoff_s,
+        moves=moves,
     )

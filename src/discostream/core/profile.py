@@ -18,7 +18,7 @@ from discostream.core.distributions import Distribution
 from discostream.core.survival import LearntDistribution
 from discostream.types import Attempt, Kind
 
-__all__ = ["DeviceTtft", "EndpointProfile", "Known", "Lengths", "ServerTtft"]
+__all__ = ["READ_PARTS", "DeviceTtft", "EndpointProfile", "Known", "Lengths", "ServerTtft"]
 
 JUDGED_ANEW_AFTER = 32
 """A server's observations are compared with what was known at most so many of them ago."""
@@ -40,6 +40,9 @@ FORGETTING = 0.98
 
 OUTLIER = 3.0
 """Standard deviations from the line beyond which an observation counts as if it were no farther."""
+
+READ_PARTS = 4
+"""In how many parts a cancelled reading is judged: caches hold whole batches, and the line is only a line."""
 
 UNREMARKABLE = 0.4
 """A standard deviation, as a part of the line, that makes no device suspect of change: other programs take
@@ -279,6 +282,36 @@ class EndpointProfile:
             decode_tokens_per_s=self._pace_after(attempt),
             service_s=self.service_s if queued else self._service_s_after(attempt),
         )
+
+    def reading_usd(self, tokens: Any, cached_tokens: Any) -> Any:
+        """What reading so many tokens costs: a price holds for all of them, energy for those not in a cache.
+
+        Args:
+            tokens: How long the prompt is, the prefix included; a value or an array.
+            cached_tokens: How many of them need not be computed; likewise.
+        """
+        return self.rates.prefill_usd * tokens - self.energy_usd_per_token * cached_tokens
+
+    @property
+    def energy_usd_per_token(self) -> float:
+        """The part of what a prompt token costs that is energy."""
+        return self.rates.prefill_usd - self.prices.usd(1, 0)
+
+    def read_part(self, ran_s: Any, uncached_tokens: Any) -> Any:
+        """What part of a prompt was read by an attempt that ran for so long, in whole `1 / READ_PARTS`.
+
+        A device reads at the pace of its line; a server, of which nothing is known, counts as having read
+        none.
+
+        Args:
+            ran_s: How long it could read (seconds); a value or an array, negative for not at all.
+            uncached_tokens: How much it had to read, likewise.
+        """
+        if not isinstance(self.ttft, DeviceTtft):
+            return np.zeros_like(ran_s, dtype=np.float64)
+        s_per_token, startup_s = self.ttft.line()
+        whole_s = np.maximum(np.multiply(s_per_token, uncached_tokens), FINEST_S)
+        return np.floor(np.clip(np.subtract(ran_s, startup_s) / whole_s, 0.0, 1.0) * READ_PARTS) / READ_PARTS
 
     def wait_s(self, running: int) -> float:
         """How long an attempt is expected to queue behind so many others (seconds).

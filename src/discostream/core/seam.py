@@ -1,29 +1,77 @@
-"""Where two endpoints' texts may be joined, and what must not show there."""
+"""Where two endpoints' texts may be joined, and what must not show there.
+
+The problem: a target that goes on by text tokenises anew, and may be a chat that does not really go on. It
+may repeat the answer so far, or its last words; begin it anew; drop the space before its first word. None of
+that may reach the reader, and none of it can be seen in a single token, so a target's first words are held
+until they are proof (`Proof`); what the source says meanwhile is kept. By token IDs it goes on exactly.
+"""
 
 from __future__ import annotations
 
 from discostream.types import Carrier
 
-__all__ = ["EchoFilter", "ends_sentence", "may_cut"]
+__all__ = [
+    "EchoFilter",
+    "NoContinuation",
+    "Proof",
+    "cut_back",
+    "ends_sentence",
+    "may_cut",
+    "reasoning_is_open",
+]
 
 SENTENCE_ENDS = tuple(".!?:;…。！？`\"'”’)]}")  # noqa: RUF001 - full-width marks end sentences too
+WIDE_MARKS = tuple("。！？；，、：")  # noqa: RUF001 - behind which scripts without spaces may be cut
+
+LONGEST_OVERLAP = 32
+"""Characters that a rescuer is asked to say once more at the most; most words are far shorter."""
+
+RESTART_WORDS = 3
+"""So many words of the answer's beginning, followed by others, are the answer begun anew."""
+
+REPEAT_WORDS = 3
+"""So many of the last words, said once more, are a repetition and no figure of speech."""
+
+REPEAT_WINDOW = 160
+"""Characters of the answer's end in which the beginning of a repetition is looked for."""
 
 
 def may_cut(written: str, following: str, by: Carrier) -> bool:
     """Whether an answer may change hands between `written` and the source's next text.
 
     Token IDs can be cut between any two pieces, because a piece holds whole characters. Text is
-    tokenised anew by the target, so it is cut only before a whitespace-led word and never behind
-    whitespace: tokenisers keep a space with the word that follows, and several servers trim it.
+    tokenised anew by the target, so it is cut only before a whitespace-led word, or behind the mark that ends
+    a clause in a script without spaces, and never behind whitespace: tokenisers keep a space with the word
+    that follows, and several servers trim it.
     """
     if not written:
         return False
-    return by is Carrier.TOKENS or (following[:1].isspace() and not written[-1:].isspace())
+    if by is Carrier.TOKENS:
+        return True
+    return not written[-1].isspace() and (following[:1].isspace() or written.endswith(WIDE_MARKS))
+
+
+def cut_back(written: str) -> str:
+    """The longest beginning behind which the answer may be cut, when it broke off just anywhere.
+
+    All of it where its last word is over, because a mark ends it, or where no such place is near its end.
+    """
+    if not (written[-1:].isspace() or written[-1:].isalnum()):
+        return written
+    for at in range(len(written) - 1, max(len(written) - LONGEST_OVERLAP, 1) - 1, -1):
+        if written[at].isspace() and not written[at - 1].isspace():
+            return written[:at]
+    return written
 
 
 def ends_sentence(text: str) -> bool:
     """Whether an answer could well be over here."""
     return text.rstrip().endswith(SENTENCE_ENDS)
+
+
+def reasoning_is_open(text: str) -> bool:
+    """Whether a model that began by thinking aloud still does; such text means little to another."""
+    return text[:16].lstrip().startswith("<think>") and "</think>" not in text
 
 
 class EchoFilter:
@@ -48,6 +96,107 @@ class EchoFilter:
         self._open = True
         return self._held.removeprefix(self._prefix)
 
+
+class NoContinuation(ValueError):  # noqa: N818 - says what was found
+    """What a target said is no continuation of the answer."""
+
+
+class Proof:
+    """Holds the first words of a target that goes on by text until they prove that it does.
+
+    Args:
+        sent: The answer as it was sent to the target; never empty.
+        overlap: What was delivered beyond that, and must be said once more before anything new.
+        following: What the source would have said next, where that is known.
+
+    Attributes:
+        given: Whether the proof was given; from then on everything may be delivered.
+        agreed: Whether it has said again what it had to.
+    """
+
+    def __init__(self, sent: str, overlap: str = "", following: str = "") -> None:
+        self._sent = sent
+        self._overlap = overlap
+        self._following = following
+        self._said = ""
+        self.given = False
+        self.agreed = False
+
+    def feed(self, text: str) -> str:
+        """What may be delivered now that the target has said `text`; nothing while that is not known.
+
+        Raises:
+            NoContinuation: It goes on with something else.
+        """
+        if self.given:
+            return text
+        self._said += text
+        return self._judged(over=False)
+
     def end(self) -> str:
-        """What is still held when the target has ended: it was no echo, for an echo would have gone on."""
-        return "" if self._open else self._held
+        """What may be delivered of what is still held, when the target has ended the answer.
+
+        Raises:
+            NoContinuation: It has not said again what it should have.
+        """
+        return "" if self.given else self._judged(over=True)
+
+    def _judged(self, *, over: bool) -> str:
+        news = self._behind_echo(over=over)
+        news = None if news is None else self._behind_overlap(news, over=over)
+        news = None if news is None else self._behind_repetition(news, over=over)
+        if not news:
+            return ""
+        self.given = True
+        return self._joined(news)
+
+    def _behind_echo(self, *, over: bool) -> str | None:
+        """What comes behind the answer so far, if that is what the target begins with."""
+        said = self._said
+        if said.startswith(self._sent):
+            return said.removeprefix(self._sent)
+        if self._sent.startswith(said) and not over:
+            return None
+        if len(_beginning(self._sent, said).split()) > RESTART_WORDS:
+            raise NoContinuation("began the answer anew")
+        return said
+
+    def _behind_overlap(self, said: str, *, over: bool) -> str | None:
+        """What comes behind the words that were to be said again, with or without the space before them."""
+        for overlap in (self._overlap, self._overlap if said[:1].isspace() else self._overlap.lstrip()):
+            if said.startswith(overlap):
+                self.agreed = bool(overlap.strip())
+                return said.removeprefix(overlap)
+            if overlap.startswith(said) and not over:
+                return None
+        raise NoContinuation("did not say the last word again")
+
+    def _behind_repetition(self, said: str, *, over: bool) -> str | None:
+        """What comes behind the answer's last words, if that is what the target begins with."""
+        answer = self._sent + self._overlap
+        tail, head = answer[-REPEAT_WINDOW:], said.lstrip()
+        for at in range(len(tail)):
+            repeated = tail[at:]
+            if (at and tail[at - 1].isalnum()) or not tail[at].isalnum() or not _is_telling(repeated):
+                continue
+            if repeated.startswith(head) and not over:
+                return None
+            if head.startswith(repeated) and not head[len(repeated) :][:1].isalnum():
+                return head.removeprefix(repeated)
+        return said
+
+    def _joined(self, news: str) -> str:
+        """The first words as they must stand behind the answer, with one space between."""
+        if self._following[:1].isspace() and not self._overlap and news[0].isalnum():
+            raise NoContinuation("left out the space before its first word")
+        return news.removeprefix(" ") if (self._sent + self._overlap).endswith(" ") else news
+
+
+def _beginning(one: str, other: str) -> str:
+    """What two texts have in common, from the start."""
+    length = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    return one[: min(len(one), len(other)) if length is None else length]
+
+
+def _is_telling(words: str) -> bool:
+    return sum(any(map(str.isalpha, word)) for word in words.split()) >= REPEAT_WORDS

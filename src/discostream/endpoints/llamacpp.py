@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -110,9 +110,14 @@ class LlamaCppEndpoint(Endpoint):
         attempt = _Attempt(self.name, self._key)
         with attempt.blamed():
             server = await self._server()
-            prompt = await server.prompt_ids(request, prefix)
-            yield Prompt(len(prompt))
-            async with aclosing(attempt.events(server, _completion_body(request, prompt))) as events:
+            prompt, written = await server.prompt_ids(request, prefix)
+            yield Prompt(len(prompt + written))
+            request = _within_limit(request, prefix, len(written))
+            if request.max_tokens == 0:
+                yield Finish(FinishReason.LENGTH, len(prompt + written), 0)
+                return
+            body = _completion_body(request, prompt + written)
+            async with aclosing(attempt.events(server, body)) as events:
                 async for event in events:
                     yield event
 
@@ -211,10 +216,15 @@ class _Timings(Struct):
 
 
 class _Progress(Struct):
-    """How far llama.cpp has come with a prompt; the first report comes when it begins."""
+    """How far llama.cpp has come with a prompt; the first report comes when it begins.
+
+    Attributes:
+        processed: Tokens it has read, those in its cache included.
+    """
 
     total: int
     cache: int
+    processed: int
 
 
 class _Error(Struct):
@@ -304,15 +314,15 @@ class _Server:
     session: aiohttp.ClientSession
     read_timeout_s: float
 
-    async def prompt_ids(self, request: Request, prefix: Prefix) -> tuple[int, ...]:
+    async def prompt_ids(self, request: Request, prefix: Prefix) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The conversation in the model's chat template, and the answer so far."""
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
         rendered = await self._ask("/apply-template", {"messages": messages}, _Rendered)
         # /apply-template leaves out the BOS that the tokenizer is told to add, so that it is there once.
         prompt = await self.tokenize(rendered.prompt, add_special=True, parse_special=True)
         if prefix.token_ids is not None:
-            return prompt + prefix.token_ids
-        return prompt + await self.inner_ids(prefix.text) if prefix.text else prompt
+            return prompt, prefix.token_ids
+        return prompt, await self.inner_ids(prefix.text) if prefix.text else ()
 
     async def tokenize(
         self, text: str, *, add_special: bool = False, parse_special: bool = False
@@ -388,7 +398,6 @@ class _Attempt:
     endpoint: str
     key: str
     phase: Phase = Phase.CONNECT
-    reading: bool = False
     predicted: int = 0
     held: tuple[int, ...] = ()
 
@@ -422,9 +431,8 @@ class _Attempt:
             async for frame in frames:
                 if frame.error is not None:
                     raise frame.error.blame(self.endpoint, self.phase)
-                if frame.prompt_progress and not self.reading:
-                    self.reading = True
-                    yield Prompt(frame.prompt_progress.total, frame.prompt_progress.cache)
+                if progress := frame.prompt_progress:
+                    yield Prompt(progress.total, progress.cache, progress.processed)
                 if frame.is_piece:
                     self.phase = Phase.DECODE if frame.content else self.phase
                     yield await self._piece(server, frame)
@@ -454,6 +462,13 @@ class _Attempt:
         before, new = ids[: len(self.held)], ids[len(self.held) :]
         fits = before == self.held and len(new) == tokens and new[-len(frame.tokens) :] == frame.tokens
         return new if fits else None
+
+
+def _within_limit(request: Request, prefix: Prefix, tokens: int) -> Request:
+    """The request, whose limit was lowered by what the answer so far had in another vocabulary's tokens."""
+    if request.max_tokens is None or prefix.tokens is None:
+        return request
+    return replace(request, max_tokens=max(request.max_tokens + prefix.tokens - tokens, 0))
 
 
 def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 
 POLICY_HEADER = "x-disco-policy"
 PRIVATE_HEADER = "x-disco-private"
+MIGRATE_HEADER = "x-disco-migrate"
+RESCUE_HEADER = "x-disco-rescue"
 
 KEEP_ALIVE_S = 15.0
 """Load balancers cut streams that are silent for 30 s or more."""
@@ -48,7 +50,9 @@ async def chat_completions(http: web.Request) -> web.StreamResponse:
         call.request,
         endpoint=endpoint_named(call.model, disco),
         policy=_policy_of(http),
-        private=_is_private(http),
+        private="true" in _said(http, PRIVATE_HEADER),
+        migrate="false" not in _said(http, MIGRATE_HEADER),
+        rescue="false" not in _said(http, RESCUE_HEADER),
     )
     async with disco.submit(request) as answer:
         return await (_stream(http, call, answer) if call.stream else _collect(call, answer))
@@ -70,14 +74,13 @@ def _policy_of(http: web.Request) -> str | None:
     return name
 
 
-def _is_private(http: web.Request) -> bool:
-    values = http.headers.getall(PRIVATE_HEADER, [])
+def _said(http: web.Request, header: str) -> list[str]:
+    """What a header that is true or false says; sent twice, it may say both."""
+    values = http.headers.getall(header, [])
     for value in values:
         if value not in ("true", "false"):
-            raise RequestRejected(
-                f"`{PRIVATE_HEADER}`: {value!r} is neither true nor false", param=PRIVATE_HEADER
-            )
-    return "true" in values
+            raise RequestRejected(f"`{header}`: {value!r} is neither true nor false", param=header)
+    return values
 
 
 async def _collect(call: ChatCall, answer: Answer) -> web.Response:

@@ -75,6 +75,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE attempt ADD COLUMN ahead INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE attempt ADD COLUMN identity TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        "ALTER TABLE request ADD COLUMN stayed TEXT",
+        "ALTER TABLE attempt ADD COLUMN dropped TEXT",
+        "ALTER TABLE migration ADD COLUMN why TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """Entry n takes a file from version n to n + 1; the version is kept in `PRAGMA user_version`."""
 

@@ -182,13 +182,14 @@ def history(path: str | Path, requests: int) -> Iterator[tuple[float, Outcome]]:
     with _reading(path) as connection:
         if check(connection) < 2:
             return
-        newest = f"SELECT id, recorded_at, {', '.join(_REQUEST)} FROM request ORDER BY id DESC LIMIT ?"  # noqa: S608
+        columns = _kept(connection, "request", _REQUEST)
+        newest = f"SELECT id, recorded_at, {', '.join(columns)} FROM request ORDER BY id DESC LIMIT ?"  # noqa: S608
         rows = connection.execute(newest, (requests,)).fetchall()[::-1]
         span = (rows[0][0], rows[-1][0]) if rows else (0, 0)
         attempts = _by_request(connection, "attempt", _ATTEMPT, span)
         migrations = _by_request(connection, "migration", _MIGRATION, span)
     for key, recorded_at, *row in rows:
-        told = dict(zip(_REQUEST, row, strict=True))
+        told = dict(zip(columns, row, strict=True))
         if told["prompt_chars"] is not None:
             try:
                 at_s = datetime.fromisoformat(recorded_at).timestamp()
@@ -210,13 +211,21 @@ _REQUEST = (
     "prompt_tokens",
     "completion_tokens",
     "error",
+    "stayed",
 )
+
+
+def _kept(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that the file has; an older one, which nobody has written to since, lacks some."""
+    there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    return [column for column in columns if column in there]
 
 
 def _by_request(
     connection: sqlite3.Connection, table: str, columns: Sequence[str], span: tuple[int, int]
 ) -> dict[int, list[dict[str, Any]]]:
     """The rows of a table that belong to a span of requests, by request; names are ours."""
+    columns = _kept(connection, table, columns)
     wanted = f"SELECT request, {', '.join(columns)} FROM {table} WHERE request BETWEEN ? AND ? "  # noqa: S608
     grouped: dict[int, list[dict[str, Any]]] = {}
     for request, *row in connection.execute(f"{wanted} ORDER BY request, position", span):

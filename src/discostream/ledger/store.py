@@ -244,6 +244,7 @@ def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
         "max_tbt_s": gaps and gaps.max_s,
         "migrations": len(outcome.migrations),
         "error": outcome.error,
+        "stayed": outcome.stayed,
     }
 
 

@@ -41,6 +41,9 @@ class LiveAttempt:
         prompt_tokens: The prompt's length as the endpoint counted it, the prefix included.
         completion_tokens: Tokens it generated so far.
         cached_tokens: How much of the prompt came out of the endpoint's cache.
+        read_tokens: How much of it the endpoint says it has read; `None` where it does not say.
+        served_at: From when on it could read, as far as is known: it may have had to queue.
+        dropped: Why it was let go when it was to take the answer over.
         ahead: Other attempts that ran at the endpoint when this one started.
         asked: Whether anything was asked of the endpoint yet.
         ended_at: When it ended or was cancelled.
@@ -58,6 +61,9 @@ class LiveAttempt:
     prompt_tokens: int | None = None
     completion_tokens: int = 0
     cached_tokens: int | None = None
+    read_tokens: int | None = None
+    served_at: float = 0.0
+    dropped: str | None = None
     ahead: int = 0
     asked: bool = False
     ended_at: float | None = None
@@ -72,8 +78,11 @@ class LiveAttempt:
     def note(self, event: Event, asked_at: float, at: float) -> None:
         """Count an event that came at `at` after waiting since `asked_at`, whether or not anyone wants it."""
         match event:
-            case Prompt(tokens, cached_tokens):
+            case Prompt(tokens, cached_tokens, read_tokens):
+                if self.cached_tokens is None and cached_tokens is not None:
+                    self.served_at = at
                 self.prompt_tokens, self.cached_tokens = tokens, cached_tokens
+                self.read_tokens = read_tokens
             case Piece(text, tokens):
                 self.completion_tokens += tokens
                 if self.first_at is not None:
@@ -157,9 +166,9 @@ class Attempts:
         Raises:
             BudgetSpent: A hard budget leaves too little for it.
         """
-        reservation = self._reserve(name, request, prefix)
+        reservation, now = self._reserve(name, request, prefix), anyio.current_time()
         attempt = LiveAttempt(
-            self.endpoints[name], reservation, prefix, anyio.current_time(), ahead=self.running[name]
+            self.endpoints[name], reservation, prefix, now, served_at=now, ahead=self.running[name]
         )
         self.started.append(attempt)
         self.running[name] += 1

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass, field
 
 import anyio
 
-from discostream.core.handoff import FINAL, Signal, State, advance
-from discostream.core.seam import EchoFilter, ends_sentence
-from discostream.errors import EndpointError
+from discostream.config import MigrationSettings
+from discostream.core.handoff import FINAL, Decision, Signal, State, advance
+from discostream.core.pacing import Pulse
+from discostream.core.seam import Proof, cut_back, ends_sentence, reasoning_is_open
+from discostream.errors import BudgetSpent, EndpointError
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.race import Lead
 from discostream.session.successors import Successor, Successors
+from discostream.session.target import NoContinuation, Target
 from discostream.session.written import Written
 from discostream.types import (
     AttemptOutcome,
@@ -28,33 +31,7 @@ from discostream.types import (
 
 __all__ = ["Delivery"]
 
-
-@dataclass
-class Target:
-    """An endpoint that is to go on with the answer, until it has proved that it can.
-
-    Attributes:
-        late_at: When it is dropped if it has not spoken.
-        unproven: What it has said that might still be an echo of the answer so far.
-    """
-
-    attempt: LiveAttempt
-    by: Carrier
-    reason: MigrationReason
-    late_at: float
-    echo: EchoFilter
-    unproven: list[Piece] = field(default_factory=list)
-
-    def hear(self, piece: Piece, news: str) -> Piece | None:
-        """What can be delivered now that `piece` has come, of which `news` is no echo."""
-        self.unproven.append(piece)
-        if not news:
-            return None
-        said, self.unproven = self.unproven, []
-        ids = [piece.token_ids for piece in said]
-        known = self.by is Carrier.TOKENS and None not in ids
-        merged = tuple(token for group in ids if group for token in group) if known else None
-        return Piece(news, sum(piece.tokens for piece in said), merged)
+log = logging.getLogger(__name__)
 
 
 class Delivery:
@@ -65,7 +42,7 @@ class Delivery:
         attempts: The running attempts.
         written: The answer so far.
         successors: Who could go on with it.
-        may_migrate: Whether it may move for cost.
+        settings: Whether, how and how often it may move.
     """
 
     def __init__(
@@ -74,18 +51,22 @@ class Delivery:
         attempts: Attempts,
         written: Written,
         successors: Successors,
-        *,
-        may_migrate: bool,
+        settings: MigrationSettings,
     ) -> None:
         self.request = request
         self.attempts = attempts
         self.written = written
         self.successors = successors
-        self.may_migrate = may_migrate
+        self.settings = settings
         self.state = State.STREAMING
         self.source: LiveAttempt
+        self.pulse = Pulse(anyio.current_time())
+        self.listening_until = math.inf
         self.target: Target | None = None
         self.held: list[Piece] = []
+        self.moves = 0
+        self.rescues = 0
+        self.decision: Decision | None = None
         self.failures: list[EndpointError] = []
         self.failed: set[str] = set()
         self.late: set[str] = set()
@@ -101,140 +82,300 @@ class Delivery:
         for failure in lead.failures:
             self._note_failure(failure)
         for event in lead.events:
-            await self._from_source(event)
+            if self.state not in FINAL:
+                await self._from_source(event)
         while self.state not in FINAL:
-            heard = await self.attempts.hear(until=self.target.late_at if self.target else math.inf)
+            heard = await self.attempts.hear(
+                until=self.target.late_at if self.target else self.listening_until
+            )
             if heard is None:
-                await self._drop_target(late=True)
+                await self._on_time()
             elif heard[0] is self.source:
                 await self._from_source(heard[1])
             elif self.target and heard[0] is self.target.attempt:
                 await self._from_target(self.target, heard[1])
+        await self.written.close(self.source)
         if self.finish is None:
             raise self.attempts.exhausted(self.failures)
         return self.finish
 
+    def why_stayed(self) -> str | None:
+        """Why the answer did not move for cost; `None` if it did."""
+        if any(move.reason is MigrationReason.COST for move in self.written.migrations):
+            return None
+        if (forbidden := self._must_stay()) is not None:
+            return forbidden
+        asked = [each for each in self.attempts.started if each.dropped is not None]
+        if self.moves and asked:
+            return f"{asked[-1].endpoint.name} was asked to go on, and let go: {asked[-1].dropped}"
+        if self.decision is not None:
+            return self.decision.in_words()
+        return "no other endpoint could go on with it at a lower price"
+
     async def _from_source(self, report: Event | EndpointError) -> None:
+        self.pulse = self.pulse.beat(anyio.current_time())
         match report:
             case Piece() if self.state is State.PREPARING:
                 self.held.append(report)
-            case Piece() if self._moves_before(report):
-                self.held = [report]
             case Piece():
-                await self.written.write(self.source, report)
+                if self.state is State.HEDGING:
+                    self._signal(Signal.SOURCE_SPOKE)
+                    self._cancel_target("the source spoke again")
+                if not await self._moves_before(report):
+                    await self._write(report)
             case Finish(reason):
                 await self._finish_at_source(reason)
             case EndpointError() if self._is_full():
                 await self._finish_at_source(FinishReason.LENGTH)
             case EndpointError():
-                self._signal(Signal.SOURCE_BROKE)
-                self._note_failure(report)
-                if self.target is None:
-                    await self._rescue()
-                else:
-                    self.target.reason = MigrationReason.RESCUE
+                await self._lose_source(report)
+        self.pulse = self.pulse.resume(anyio.current_time())
+        self.listening_until = self.pulse.silent_at
 
     async def _from_target(self, target: Target, report: Event | EndpointError) -> None:
-        match report:
-            case Piece(text):
-                if piece := target.hear(report, target.echo.feed(text)):
-                    await self._hand_off(target, piece)
-            case Finish(reason):
-                await self._end_of_target(target, reason)
-            case EndpointError():
-                self._note_failure(report)
-                await self._drop_target()
+        try:
+            match report:
+                case Piece():
+                    if piece := target.hear(report):
+                        await self._hand_off(target, piece)
+                case Finish(reason):
+                    await self._end_of_target(target, reason)
+                case EndpointError():
+                    self._note_failure(report)
+                    await self._drop_target("it failed")
+        except NoContinuation as error:
+            await self._refuse(target, str(error))
 
-    def _moves_before(self, following: Piece) -> bool:
-        """Start preparing a target if the rest, from `following` on, should be generated elsewhere."""
-        if not self.may_migrate or not self.written.tokens or self.written.holds_text:
+    async def _on_time(self) -> None:
+        """Nobody has spoken until the moment that something was due."""
+        if self.target is None:
+            await self._hedge()
+        elif self.state is State.PREPARING and not self.held and self._may_be_rescued():
+            self.rescues += 1
+            self._signal(Signal.SOURCE_SILENT)
+            self.target.reason, self.target.why = MigrationReason.RESCUE, self._silence()
+            self.target.late_at = math.inf
+        else:
+            self.late.add(self.target.name)
+            await self._drop_target("it was late")
+
+    async def _moves_before(self, following: Piece) -> bool:
+        """Let another endpoint take over if the rest, from `following` on, should be generated there."""
+        if self.moves >= self.settings.max_moves or self.written.holds_text or self._must_stay() is not None:
             return False
-        successor = self.successors.worthwhile(self.source, following, self.failed)
-        if successor is None:
+        spent = {*self.failed, self.source.endpoint.name}
+        successor, decision = self.successors.weigh(self.source, following, spent, self.moves)
+        self.decision = decision or self.decision
+        if successor is None or decision is None:
             return False
-        self.may_migrate = False
-        self._signal(Signal.MIGRATE)
-        dry_at = self.written.reader.done_at
-        assert dry_at is not None
-        self._start_target(successor, MigrationReason.COST, late_at=dry_at)
+        self.moves += 1
+        if self.settings.mode == "stop-then-start":
+            self._signal(Signal.SOURCE_STOPPED)
+            self._let_source_go()
+            late_at = math.inf
+        else:
+            self._signal(Signal.MIGRATE)
+            self.held = [following]
+            late_at = self.written.reader.done_at or math.inf
+        self._start_target(successor, MigrationReason.COST, decision.in_words(), late_at, following.text)
         return True
 
-    def _start_target(self, successor: Successor, reason: MigrationReason, late_at: float) -> None:
-        attempt = self.attempts.start(successor.name, *self.successors.rest(successor.by))
-        echo = EchoFilter("" if successor.by is Carrier.TOKENS else self.written.text)
-        self.target = Target(attempt, successor.by, reason, late_at, echo)
+    def _must_stay(self) -> str | None:
+        """What forbids a move for cost, whatever it would save; `None` if nothing does."""
+        if self.request.pinned is not None:
+            return self.request.pinned
+        if not self.settings.enabled:
+            return "migration is switched off"
+        if not self.request.migrate:
+            return "the request asks to stay where it starts"
+        return "the model is still reasoning" if reasoning_is_open(self.written.text) else None
 
-    async def _hand_off(self, target: Target, piece: Piece) -> None:
-        written = self.written
-        self._signal(Signal.TARGET_READY)
-        if target.reason is MigrationReason.COST:
-            self.source.outcome = AttemptOutcome.MIGRATED_FROM
-        self.source.cancel()
-        written.forget_unwritten(keep_ids=target.by is Carrier.TOKENS)
-        written.migrations.append(
-            Migration(
-                source=self.source.endpoint.name,
-                target=target.attempt.endpoint.name,
-                at_token=written.tokens,
-                at_char=len(written.text),
-                reason=target.reason,
-                gap_s=anyio.current_time() - written.last_at,
-                by=target.by,
-            )
-        )
-        target.attempt.outcome = AttemptOutcome.MIGRATED_TO
-        self.source, self.target, self.held = target.attempt, None, []
-        await written.write(self.source, piece)
+    async def _hedge(self) -> None:
+        """The source has been silent for too long: start another, unless the reader has enough to wait."""
+        able = self._able() if self._may_be_rescued() else []
+        in_time = [successor for successor in able if successor.name not in self.late]
+        if not in_time:
+            self.listening_until = math.inf
+            return
+        dry_at = self.written.reader.done_at or 0.0
+        self.listening_until = dry_at - in_time[0].handoff_s
+        if self.listening_until > anyio.current_time():
+            return
+        self.rescues += 1
+        self._signal(Signal.SOURCE_SILENT)
+        self._rescue_by(in_time[0], self._silence(), last=len(in_time) == 1)
 
-    async def _finish_at_source(self, reason: FinishReason) -> None:
-        self._signal(Signal.SOURCE_FINISHED)
-        self._cancel_target()
-        await self._release_held()
-        self.finish = reason
-
-    async def _end_of_target(self, target: Target, reason: FinishReason) -> None:
-        """A target that ends before it has proved itself: held back too long, believed, or dropped."""
-        if news := target.echo.end():
-            piece = Piece(news, sum(piece.tokens for piece in target.unproven))
-            await self._hand_off(target, piece)
-            await self._from_source(Finish(reason))
-        elif self.state is State.RESCUING and ends_sentence(self.written.text):
-            self._signal(Signal.TARGET_FINISHED)
-            target.attempt.outcome = AttemptOutcome.MIGRATED_TO
-            self.finish = reason
+    async def _lose_source(self, error: EndpointError) -> None:
+        """The source broke: whoever is being prepared goes on, or somebody else."""
+        self._signal(Signal.SOURCE_BROKE)
+        self._note_failure(error)
+        if self.target is None:
+            await self._rescue()
+        elif self.target.reason is MigrationReason.RESCUE:
+            self.target.why = str(error)
+        elif self._may_be_rescued():
+            self.rescues += 1
+            self.target.reason, self.target.why = MigrationReason.RESCUE, str(error)
         else:
-            self.failed.add(target.attempt.endpoint.name)
-            await self._drop_target()
+            await self._drop_target("the source broke, and rescues are not allowed")
 
     async def _rescue(self) -> None:
         """Let another endpoint go on. The last one that can is never cut, even if it was late before."""
         await self._release_held()
-        able = [] if self.request.pinned else self.successors.able(self.source, self.failed)
-        prompt = [successor for successor in able if successor.name not in self.late]
+        if self.written.stopped:
+            self._signal(Signal.COMPLETE)
+            self.finish = FinishReason.STOP
+            return
+        able = self._able() if self._may_be_rescued() else []
+        in_time = [successor for successor in able if successor.name not in self.late]
         if not able:
             self._signal(Signal.NO_TARGET)
             return
-        successor = (prompt or able)[0]
-        late_at = anyio.current_time() + successor.handoff_s if len(prompt) > 1 else math.inf
-        self._start_target(successor, MigrationReason.RESCUE, late_at)
+        self.rescues += 1
+        why = str(self.failures[-1]) if self.failures else "the target failed after the source was stopped"
+        self._rescue_by((in_time or able)[0], why, last=len(in_time) < 2)
 
-    async def _drop_target(self, *, late: bool = False) -> None:
+    def _rescue_by(self, successor: Successor, why: str, *, last: bool) -> None:
+        late_at = math.inf if last else anyio.current_time() + successor.handoff_s
+        self._start_target(successor, MigrationReason.RESCUE, why, late_at)
+
+    def _may_be_rescued(self) -> bool:
+        return (
+            self.settings.rescue
+            and self.request.rescue
+            and self.request.pinned is None
+            and self.rescues < self.settings.max_rescues
+            and not reasoning_is_open(self.written.text)
+        )
+
+    def _able(self) -> list[Successor]:
+        """Whoever could rescue the answer; the source itself only if it was stopped in good health."""
+        stopped = self.state is State.RESCUING and self.source.error is None
+        return self.successors.able(
+            self.source, self.failed if stopped else {*self.failed, self.source.endpoint.name}
+        )
+
+    def _start_target(
+        self,
+        successor: Successor,
+        reason: MigrationReason,
+        why: str,
+        late_at: float,
+        following: str = "",
+        *,
+        exact: bool = False,
+    ) -> None:
+        """Ask an endpoint to go on.
+
+        By text it goes on from a place where text may be cut; if the answer broke off in mid-word, it has to
+        say the beginning of that once more. `exact` is for one that said something else.
+        """
+        written = self.written.text
+        by_text = successor.by is Carrier.TEXT and bool(written)
+        is_cut = reason is MigrationReason.COST or exact or not by_text
+        sent = written if is_cut else cut_back(written)
+        proof = Proof(sent, written[len(sent) :], following) if by_text else None
+        attempt = self.attempts.start(successor.name, *self.successors.rest(successor, sent))
+        self.target = Target(attempt, successor, reason, why, late_at, sent, proof)
+        self._log("asks %s to go on (%s: %s)", successor.name, reason.value, why)
+
+    async def _hand_off(self, target: Target, piece: Piece) -> None:
+        written = self.written
+        self._signal(Signal.TARGET_READY)
+        self._let_source_go()
+        written.forget_unwritten(keep_ids=target.successor.by is Carrier.TOKENS)
+        written.migrations.append(
+            Migration(
+                source=self.source.endpoint.name,
+                target=target.name,
+                at_token=written.tokens,
+                at_char=len(written.text),
+                reason=target.reason,
+                gap_s=anyio.current_time() - written.last_at,
+                by=target.successor.by,
+                why=target.why,
+            )
+        )
+        self._log("goes on at %s from token %d", target.name, written.tokens)
+        self._become_source(target.attempt)
+        await self._write(piece)
+
+    def _become_source(self, attempt: LiveAttempt) -> None:
+        attempt.outcome = AttemptOutcome.MIGRATED_TO
+        self.source, self.target, self.held = attempt, None, []
+        self.pulse = Pulse(anyio.current_time())
+        self.listening_until = self.pulse.silent_at
+
+    def _let_source_go(self) -> None:
+        if self.source.error is None:
+            self.source.outcome = AttemptOutcome.MIGRATED_FROM
+        self.source.cancel()
+
+    async def _finish_at_source(self, reason: FinishReason) -> None:
+        self._signal(Signal.SOURCE_FINISHED)
+        self._cancel_target("the source had finished")
+        await self._release_held()
+        self.finish = FinishReason.STOP if self.written.stopped else reason
+
+    async def _end_of_target(self, target: Target, reason: FinishReason) -> None:
+        """A target that ends before it has proved itself: held back too long, believed, or dropped."""
+        if piece := target.end():
+            await self._hand_off(target, piece)
+            if self.state is State.STREAMING:
+                await self._from_source(Finish(reason))
+        elif self.state is not State.PREPARING and (target.agrees or ends_sentence(self.written.text)):
+            self._signal(Signal.COMPLETE)
+            self._let_source_go()
+            self._become_source(target.attempt)
+            self.finish = reason
+        else:
+            self.failed.add(target.name)
+            await self._drop_target("it ended the answer at once")
+
+    async def _refuse(self, target: Target, why: str) -> None:
+        """Drop a target that does not go on; ask it once more if it was asked to say a word again."""
+        if target.sent == self.written.text:
+            self.failed.add(target.name)
+            await self._drop_target(why)
+            return
+        self._cancel_target(why)
+        try:
+            self._start_target(target.successor, target.reason, target.why, target.late_at, exact=True)
+        except BudgetSpent as error:
+            self._note_failure(error)
+            await self._drop_target(str(error))
+
+    async def _drop_target(self, why: str) -> None:
         self._signal(Signal.TARGET_DROPPED)
-        if self.target and late:
-            self.late.add(self.target.attempt.endpoint.name)
-        self._cancel_target()
+        reason = self.target.reason if self.target else None
+        self._cancel_target(why)
         if self.state is State.RESCUING:
+            self.rescues -= reason is MigrationReason.RESCUE
             await self._rescue()
         else:
             await self._release_held()
+            self.listening_until = self.pulse.silent_at
 
     async def _release_held(self) -> None:
         held, self.held = self.held, []
         for piece in held:
-            await self.written.write(self.source, piece)
+            await self._write(piece)
 
-    def _cancel_target(self) -> None:
+    async def _write(self, piece: Piece) -> None:
+        """Deliver a piece; nothing comes behind a stop string."""
+        if not self.written.stopped:
+            await self.written.write(self.source, piece)
+            await self._end_if_stopped()
+
+    async def _end_if_stopped(self) -> None:
+        if self.written.stopped and self.state is State.STREAMING:
+            self.source.cancel()
+            await self._finish_at_source(FinishReason.STOP)
+
+    def _cancel_target(self, why: str) -> None:
         if self.target:
+            self._log("lets %s go: %s", self.target.name, why)
+            self.target.attempt.dropped = why
             self.target.attempt.cancel()
             self.target = None
 
@@ -243,9 +384,16 @@ class Delivery:
         most = self.request.max_tokens
         return most is not None and self.written.tokens + sum(piece.tokens for piece in self.held) >= most
 
+    def _silence(self) -> str:
+        silent_s = anyio.current_time() - self.pulse.quiet_since
+        return f"{self.source.endpoint.name}: silent for {silent_s:.1f} s"
+
     def _note_failure(self, error: EndpointError) -> None:
         self.failed.add(error.endpoint)
         self.failures.append(error)
 
     def _signal(self, signal: Signal) -> None:
         self.state = advance(self.state, signal)
+
+    def _log(self, what: str, *values: object) -> None:
+        log.info("request %s: %s " + what, self.request.request_id, self.source.endpoint.name, *values)

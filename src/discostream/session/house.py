@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from discostream.config import CostSettings, MigrationSettings
+from discostream.config import CostSettings, MigrationSettings, PacingSettings
 from discostream.core.cost import constrained_kind, exchange_rate
 from discostream.core.profile import Known
 from discostream.endpoints.base import Endpoint
 from discostream.session.conversations import Conversations
 from discostream.session.knowledge import Knowledge
+from discostream.session.outlet import Emit, Outlet, PacedOutlet
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply
 from discostream.session.purse import Purse
-from discostream.types import Kind, Outcome
+from discostream.types import Kind, Outcome, Request
 
 __all__ = ["House", "Recorder", "Surroundings"]
 
@@ -76,6 +77,7 @@ class House:
         running: How many attempts run at each endpoint.
         conversations: What each endpoint has read lately.
         purse: What may be spent.
+        pacing: When tokens that have come are passed on.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -86,3 +88,11 @@ class House:
     running: Counter[str]
     conversations: Conversations
     purse: Purse = field(default_factory=Purse)
+    pacing: PacingSettings = field(default_factory=PacingSettings)
+
+    def outlet(self, request: Request, emit: Emit) -> Outlet:
+        """The way out for one answer."""
+        if self.pacing.mode == "immediate":
+            return Outlet(request.arrived_at, emit)
+        rate = self.migration.consumption_tokens_per_s
+        return PacedOutlet(request.arrived_at, emit, rate, self.pacing.max_lag_s)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 import anyio
 
 from discostream.core.pacing import Reader
+from discostream.core.stops import StopFilter
 from discostream.errors import AllEndpointsFailed
 from discostream.session.attempts import Attempts
 from discostream.session.deliver import Delivery
@@ -57,20 +59,22 @@ async def run(request: Request, house: House, client: Client) -> None:
     outlook = planner.outlook(request.arrived_at)  # 2 profile
     known = outlook.known
     estimated_tokens = house.knowledge.estimate_tokens(request.prompt_chars)
-    plan = _plan(request, house, planner, outlook, estimated_tokens)  # 3 plan
+    uncached = _uncached_tokens(request, house)
+    plan = _plan(request, house, planner, outlook, estimated_tokens, uncached)  # 3 plan
     endpoints = {start.endpoint: house.endpoints[start.endpoint] for start in plan.starts}
     attempts = Attempts(endpoints, estimated_tokens, house.running, house.purse)
-    written = Written(request.arrived_at, client.take, Reader(house.migration.consumption_tokens_per_s))
-    successors = Successors(request, known, endpoints, attempts, written, house.migration)
-    may_migrate = house.migration.enabled and request.pinned is None
+    reader = Reader(house.migration.consumption_tokens_per_s)
+    outlet = house.outlet(request, client.take)
+    written = Written(outlet, reader, StopFilter(request.stop), request.arrived_at)
+    successors = Successors(request, known, endpoints, uncached, attempts, written, house.migration)
+    delivery = Delivery(request, attempts, written, successors, house.migration)
     finish: FinishReason | None = None
     failure: Exception | None = None
     try:
         with client.left:
-            async with attempts:
+            async with attempts, outlet:
                 try:
                     lead = await race(plan, request, attempts)  # 4 race
-                    delivery = Delivery(request, attempts, written, successors, may_migrate=may_migrate)
                     finish = await delivery.run(lead)  # 5 deliver / migrate
                 except Exception as error:
                     # Kept until the task group is left, which would wrap it in an exception group.
@@ -78,7 +82,7 @@ async def run(request: Request, house: House, client: Client) -> None:
     finally:
         at_s = time.time()
         outcome = settle(  # 6 settle
-            request, plan, known, attempts, written, finish=finish, error=_told(failure)
+            request, plan, known, attempts, written, finish, delivery.why_stayed(), _told(failure)
         )
         house.purse.count(outcome)
         with anyio.CancelScope(shield=True):
@@ -90,7 +94,14 @@ async def run(request: Request, house: House, client: Client) -> None:
         raise failure
 
 
-def _plan(request: Request, house: House, planner: Planner, outlook: Outlook, estimated_tokens: int) -> Plan:
+def _plan(
+    request: Request,
+    house: House,
+    planner: Planner,
+    outlook: Outlook,
+    estimated_tokens: int,
+    uncached: Mapping[str, float],
+) -> Plan:
     """The one endpoint that the request names, or what the policy says, its shares kept in balance.
 
     On devices alone, if the request is private.
@@ -98,7 +109,7 @@ def _plan(request: Request, house: House, planner: Planner, outlook: Outlook, es
     if request.endpoint is not None:
         policy = PROBE if request.policy == PROBE else f"pinned to {request.endpoint}"
         return Plan(policy, (Start(request.endpoint, 0.0),))
-    plan = planner.choose(outlook, estimated_tokens, _uncached_tokens(request, house), house.running)
+    plan = planner.choose(outlook, estimated_tokens, uncached, house.running)
     if request.private:
         return kept_private(plan, house.endpoints)
     kinds = {name: endpoint.kind for name, endpoint in house.endpoints.items()}

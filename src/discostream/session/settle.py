@@ -25,21 +25,22 @@ def settle(
     known: Known,
     attempts: Attempts,
     written: Written,
-    *,
     finish: FinishReason | None,
+    stayed: str | None,
     error: str | None,
 ) -> Outcome:
     """The account of one request, once nothing of it runs any more; budgets pay for it here.
 
     An attempt's prompt counts in full from its start, unless it was refused: what a server or a device had
-    read of it when it was cancelled cannot be known from outside.
+    read of it when it was cancelled cannot be known from outside. Only what a cache held takes no energy.
     """
+    delivered_s = written.outlet.delivered_s
     winner = next((attempt for attempt in attempts.started if attempt.won), None)
     return Outcome(
         request_id=request.request_id,
         policy=plan.policy,
         winner=winner.endpoint.name if winner else None,
-        ttft_s=written.delivered_s[0] if written.delivered_s else None,
+        ttft_s=delivered_s[0] if delivered_s else None,
         finish_reason=finish,
         prompt_chars=request.prompt_chars,
         prompt_tokens=(winner.prompt_tokens if winner else None) or attempts.prompt_tokens,
@@ -49,8 +50,9 @@ def settle(
             *_never_started(plan, known, attempts),
         ),
         migrations=tuple(written.migrations),
-        delivered_s=tuple(written.delivered_s),
+        delivered_s=tuple(delivered_s),
         error=error,
+        stayed=stayed,
     )
 
 
@@ -58,7 +60,7 @@ def _delivered_tokens(winner: LiveAttempt | None, written: Written) -> int:
     """As the endpoint counted them, where one endpoint wrote the whole answer; else as they came."""
     if winner is not None and winner.finish is not None and not written.migrations:
         return winner.completion_tokens
-    return written.tokens
+    return len(written.outlet.delivered_s)
 
 
 def _paid(attempt: LiveAttempt, settled: Attempt) -> Attempt:
@@ -83,7 +85,7 @@ def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
         prompt_tokens=read,
         completion_tokens=wrote,
         usd=endpoint.prices.usd(read, billed),
-        joules=endpoint.energy.joules(read, wrote),
+        joules=endpoint.energy.joules(max(read - (attempt.cached_tokens or 0), 0), wrote),
         outcome=attempt.outcome,
         error=str(attempt.error) if attempt.error else None,
         mean_tbt_s=attempt.decode_s / (attempt.completion_tokens - 1)
@@ -93,6 +95,7 @@ def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
         cached_tokens=attempt.cached_tokens,
         ahead=attempt.ahead,
         identity=endpoint.identity,
+        dropped=attempt.dropped,
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import anyio
 
 from discostream.config import MigrationSettings
-from discostream.core.handoff import handoff_s, weigh_move
-from discostream.core.profile import Known
+from discostream.core.handoff import Decision, handoff_s, weigh_move
+from discostream.core.profile import EndpointProfile, Known
 from discostream.core.seam import may_cut
 from discostream.endpoints.base import Endpoint
 from discostream.session.attempts import Attempts, LiveAttempt
@@ -18,6 +18,11 @@ from discostream.types import Carrier, Piece, Prefix, Request
 
 __all__ = ["Successor", "Successors"]
 
+CHARS_PER_TOKEN = 4
+
+PROOF_TOKENS = 4
+"""How many tokens a target that goes on by text says, on average, before it has proved that it does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Successor:
@@ -25,11 +30,13 @@ class Successor:
 
     Attributes:
         handoff_s: t_m, how long it may well take to start.
+        cached_tokens: How much of the prompt it has read already, as far as is known.
     """
 
     name: str
     by: Carrier
     handoff_s: float
+    cached_tokens: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Successors:
         request: What is being answered.
         known: The snapshot that the plan was made from.
         endpoints: Where the answer may go, by name.
+        uncached: How many tokens of the prompt each would have had to read when the request arrived.
         attempts: What was tried, and how long the prompt is.
         written: The answer so far.
         settings: Whether it may move for cost, and how fast it is read.
@@ -48,6 +56,7 @@ class Successors:
     request: Request
     known: Known
     endpoints: Mapping[str, Endpoint]
+    uncached: Mapping[str, float]
     attempts: Attempts
     written: Written
     settings: MigrationSettings
@@ -59,63 +68,106 @@ class Successors:
         """
         return [successor for successor in self._capable(source, spent) if self._can_start(successor)]
 
-    def rest(self, by: Carrier) -> tuple[Request, Prefix]:
-        """What to ask of an endpoint that goes on from here."""
+    def rest(self, successor: Successor, text: str) -> tuple[Request, Prefix]:
+        """What to ask of an endpoint that goes on from `text`, the answer so far or its beginning."""
+        prefix = self.written.prefix(text, with_ids=successor.by is Carrier.TOKENS)
         request = self.request
         if request.max_tokens is not None:
-            request = replace(request, max_tokens=request.max_tokens - self.written.tokens)
-        return request, self.written.prefix(with_ids=by is Carrier.TOKENS)
+            again = (len(self.written.text) - len(text)) / CHARS_PER_TOKEN
+            request = replace(
+                request, max_tokens=request.max_tokens - self.written.whole_tokens + round(again)
+            )
+        return request, prefix
 
-    def worthwhile(self, source: LiveAttempt, following: Piece, spent: Collection[str]) -> Successor | None:
-        """The one that saves most, if the answer should move before `following` is delivered."""
+    def weigh(
+        self, source: LiveAttempt, following: Piece, spent: Collection[str], moves: int
+    ) -> tuple[Successor | None, Decision | None]:
+        """Who saves most, if the answer should move before `following` is delivered; and the decision.
+
+        There is a decision where it should stay, too, unless nobody is cheaper than `source`.
+        """
         unread = self.written.reader.unread(anyio.current_time())
-        best: tuple[float, Successor] | None = None
+        source_profile = self.known.of(source.endpoint.name)
+        best: Successor | None = None
+        decided: Decision | None = None
         for successor in self._capable(source, spent):
-            if unread < self.settings.consumption_tokens_per_s * successor.handoff_s:
-                break
-            if may_cut(self.written.text, following.text, successor.by):
-                saving_usd = self._saving_usd(source, successor, unread)
-                saves_most = saving_usd > 0.0 and (best is None or saving_usd > best[0])
-                if saves_most and self._can_start(successor):
-                    best = saving_usd, successor
-        return best[1] if best else None
+            profile = self.known.of(successor.name)
+            if profile.rates.decode_usd >= source_profile.rates.decode_usd:
+                continue
+            decision = self._decision(source_profile, profile, successor, unread, moves)
+            if (
+                decision.migrate
+                and (best is None or decided is None or decision.gain_usd > decided.gain_usd)
+                and may_cut(self.written.text, following.text, successor.by)
+                and self._can_start(successor)
+            ):
+                best, decided = successor, decision
+            elif best is None:
+                decided = decision
+        return best, decided
+
+    def _decision(
+        self,
+        source: EndpointProfile,
+        target: EndpointProfile,
+        successor: Successor,
+        unread: float,
+        moves: int,
+    ) -> Decision:
+        return weigh_move(
+            source,
+            target,
+            prefill_tokens=self._prefill_tokens,
+            cached_tokens=successor.cached_tokens,
+            remaining_tokens=self.known.answer_tokens.remaining(self.written.tokens, self.request.max_tokens),
+            unread_tokens=unread,
+            consumption_tokens_per_s=self.settings.consumption_tokens_per_s,
+            handoff_s=successor.handoff_s,
+            moves=moves,
+        )
 
     def _capable(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
-        found = [Successor(name, by, self._handoff_s(name)) for name, by in self._carriers(source, spent)]
+        found = [self._successor(name, by) for name, by in self._carriers(source, spent)]
         return sorted(found, key=lambda successor: successor.handoff_s)
 
+    def _successor(self, name: str, by: Carrier) -> Successor:
+        profile, cached = self.known.of(name), self._cached_tokens(name)
+        start_s = float(handoff_s(profile, self._prefill_tokens - cached))
+        proof_s = PROOF_TOKENS / profile.decode_tokens_per_s if by is Carrier.TEXT else 0.0
+        return Successor(name, by, start_s + proof_s, cached)
+
+    def _cached_tokens(self, name: str) -> float:
+        """How much of the prompt an endpoint with a cache has read: in earlier turns, or in this race."""
+        if self.endpoints[name].slots is None:
+            return 0.0
+        before = max(self.attempts.prompt_tokens - self.uncached[name], 0.0)
+        ours = [attempt for attempt in self.attempts.started if attempt.endpoint.name == name]
+        return max([before, *(self._read_tokens(attempt, before) for attempt in ours)])
+
+    def _read_tokens(self, attempt: LiveAttempt, before: float) -> float:
+        if attempt.first_at is not None:
+            return self.attempts.prompt_tokens
+        if attempt.read_tokens is not None:
+            return attempt.read_tokens
+        if attempt.cached_tokens is None and attempt.ahead >= (attempt.endpoint.slots or 0):
+            return before  # it is still in the queue
+        ran_s = (attempt.ended_at or anyio.current_time()) - attempt.served_at
+        uncached = self.attempts.prompt_tokens - before
+        return before + uncached * float(self.known.of(attempt.endpoint.name).read_part(ran_s, uncached))
+
     def _can_start(self, successor: Successor) -> bool:
-        return self.attempts.can_start(successor.name, *self.rest(successor.by))
+        return self.attempts.can_start(successor.name, *self.rest(successor, self.written.text))
 
     def _carriers(self, source: LiveAttempt, spent: Collection[str]) -> Iterator[tuple[str, Carrier]]:
         vocabulary = source.endpoint.vocabulary if self.written.token_ids is not None else None
         for name, endpoint in self.endpoints.items():
-            if name == source.endpoint.name or name in spent:
+            if name in spent:
                 continue
             if Carrier.TOKENS in endpoint.continues and vocabulary and endpoint.vocabulary == vocabulary:
                 yield name, Carrier.TOKENS
             elif Carrier.TEXT in endpoint.continues:
                 yield name, Carrier.TEXT
 
-    def _handoff_s(self, name: str) -> float:
-        return float(handoff_s(self.known.of(name), self._prefill_tokens))
-
-    def _saving_usd(self, source: LiveAttempt, successor: Successor, unread: float) -> float:
-        """What the move is expected to save after its own cost; nothing where it would be noticed."""
-        decision = weigh_move(
-            self.known.of(source.endpoint.name),
-            self.known.of(successor.name),
-            prefill_tokens=self._prefill_tokens,
-            remaining_tokens=self._remaining_tokens(),
-            unread_tokens=unread,
-            consumption_tokens_per_s=self.settings.consumption_tokens_per_s,
-            handoff_s=successor.handoff_s,
-        )
-        return float(decision.saving_usd - decision.overhead_usd) if decision.migrate else 0.0
-
     @property
     def _prefill_tokens(self) -> int:
         return self.attempts.prompt_tokens + self.written.tokens
-
-    def _remaining_tokens(self) -> float:
-        return self.known.answer_tokens.remaining(self.written.tokens, self.request.max_tokens)

@@ -1,72 +1,111 @@
-"""The answer as it stands: what was delivered, when, by whom, and what its reader still has unread."""
+"""The answer as it stands: what was written, by whom, and what its reader still has unread."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import anyio
 
 from discostream.core.pacing import Reader
+from discostream.core.stops import StopFilter
 from discostream.session.attempts import LiveAttempt
-from discostream.types import Delivered, Migration, Piece, Prefix
+from discostream.session.outlet import Outlet
+from discostream.types import Migration, Piece, Prefix
 
-__all__ = ["Emit", "Written"]
-
-Emit: TypeAlias = Callable[[Delivered], Awaitable[None]]
-"""Takes one delivered piece to the client; waits while the client is slow."""
+__all__ = ["Written"]
 
 
 @dataclass
 class Written:
-    """What a client has been given so far. `write` is the only way to give more.
+    """What was written so far. `write` is the only way to write more.
 
     Attributes:
+        outlet: Takes it to the client.
+        reader: Whoever reads it, from the moment that it was written.
+        stops: Keeps stop strings from the client, and the beginning of what could be one.
+        text: All of it, up to a stop string.
+        tokens: How many tokens that is, as those who wrote it counted.
         token_ids: The answer's IDs in its current source's vocabulary; `None` once they are not all known.
-        whole_ids: How many of them stand for text that was delivered; behind those, a source may have
+        whole_ids: How many of them stand for text that was written; behind those, a source may have
             reported tokens whose text it still holds back.
+        textless_tokens: How many tokens those are.
+        last_at: When the latest token was written; the arrival, before there was one.
     """
 
-    arrived_at: float
-    emit: Emit
+    outlet: Outlet
     reader: Reader
+    stops: StopFilter
+    last_at: float
     text: str = ""
     tokens: int = 0
     token_ids: list[int] | None = field(default_factory=list)
     whole_ids: int = 0
-    holds_text: bool = False
-    delivered_s: list[float] = field(default_factory=list)
+    textless_tokens: int = 0
     migrations: list[Migration] = field(default_factory=list)
+    _sent_chars: int = 0
+    _unsent_tokens: int = 0
 
     @property
-    def last_at(self) -> float:
-        """When the latest token left; the arrival, before there was one."""
-        return self.arrived_at + (self.delivered_s[-1] if self.delivered_s else 0.0)
+    def holds_text(self) -> bool:
+        """Whether the source has reported tokens without their text."""
+        return self.textless_tokens > 0
 
-    def prefix(self, *, with_ids: bool) -> Prefix:
-        """What another endpoint needs to go on from here."""
-        ids = tuple(self.token_ids[: self.whole_ids]) if with_ids and self.token_ids is not None else None
-        return Prefix(self.text, ids)
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the answer."""
+        return self.stops.stopped
+
+    @property
+    def whole_tokens(self) -> int:
+        """How many tokens its text has."""
+        return self.tokens - self.textless_tokens
+
+    def ids(self) -> tuple[int, ...] | None:
+        """The IDs of its text, where they are known."""
+        return None if self.token_ids is None else tuple(self.token_ids[: self.whole_ids])
+
+    def prefix(self, text: str, *, with_ids: bool) -> Prefix:
+        """What another endpoint needs to go on from `text`, the answer so far or its beginning."""
+        return Prefix(text, self.ids() if with_ids else None, self.whole_tokens)
 
     def forget_unwritten(self, *, keep_ids: bool) -> None:
-        """Continue from the delivered text: drop IDs without text, or all if the next source has others."""
-        self.token_ids = self.token_ids[: self.whole_ids] if keep_ids and self.token_ids is not None else None
-        self.holds_text = False
+        """Continue from the text: drop tokens without text, and all IDs if the next source has others."""
+        ids = self.ids() if keep_ids else None
+        self.token_ids = None if ids is None else list(ids)
+        self.tokens -= self.textless_tokens
+        self.textless_tokens = 0
 
     async def write(self, attempt: LiveAttempt, piece: Piece) -> None:
-        """Deliver one piece of an attempt."""
-        at = anyio.current_time()
+        """Add one piece of an attempt."""
+        self.last_at = anyio.current_time()
         self.tokens += piece.tokens
+        self.reader = self.reader.deliver(self.last_at, piece.tokens)
+        self.textless_tokens += piece.tokens
         self._keep_ids(piece)
-        self.reader = self.reader.deliver(at, piece.tokens)
-        self.delivered_s.extend([at - self.arrived_at] * piece.tokens)
         if piece.text:
-            self.text += piece.text
-            await self.emit(Delivered(piece.text, piece.tokens, attempt.endpoint.name, at - self.arrived_at))
+            self._unsent_tokens += self.textless_tokens
+            self.textless_tokens = 0
+            await self._send(attempt, self._up_to_stop(piece.text))
+
+    async def close(self, attempt: LiveAttempt) -> None:
+        """Let everything leave that is still held back."""
+        await self._send(attempt, self.stops.end())
+        await self.outlet.drain()
+
+    def _up_to_stop(self, text: str) -> str:
+        passed = self.stops.feed(text)
+        self.text += text
+        if self.stopped:
+            self.text = self.text[: self._sent_chars + len(passed)]
+        return passed
+
+    async def _send(self, attempt: LiveAttempt, text: str) -> None:
+        if text:
+            tokens, self._unsent_tokens = self._unsent_tokens, 0
+            self._sent_chars += len(text)
+            await self.outlet.put(text, tokens, attempt.endpoint.name)
 
     def _keep_ids(self, piece: Piece) -> None:
-        self.holds_text = not piece.text
         if self.token_ids is None or piece.token_ids is None:
             self.token_ids = None
             return

@@ -29,6 +29,7 @@ class Answers:
         source: Whose content came first, or `NOBODY`, shape (requests,).
         ttft_s: Infinite where everybody failed, shape (requests,).
         read_tokens: Prompt tokens that each endpoint processed, prefixes included, (requests, endpoints).
+        cached_tokens: How many of them came out of its cache and took no energy, same shape.
         wrote_tokens: Tokens that it generated, same shape.
         seam: How many tokens were delivered when the answer was to move, 0 where it was not, (requests,).
         moved: Whether it did, shape (requests,).
@@ -46,6 +47,7 @@ class Answers:
     ttft_s: Floats
     recording: Integers
     read_tokens: Floats
+    cached_tokens: Floats
     wrote_tokens: Floats
     seam: Integers
     moved: Flags
@@ -71,18 +73,19 @@ class Answers:
     @cached_property
     def joules(self) -> Floats:
         """Joules of all attempts, shape (requests,)."""
-        return self._charged(
-            [each.energy.joules(1, 0) for each in self._endpoints],
-            [each.energy.joules(0, 1) for each in self._endpoints],
-        )
+        per_token = [each.energy.joules(1, 0) for each in self._endpoints]
+        charged = self._charged(per_token, [each.energy.joules(0, 1) for each in self._endpoints])
+        return np.asarray(charged - self.cached_tokens @ np.array(per_token))
 
     @cached_property
     def cost(self) -> Floats:
         """Dollars of all attempts, energy converted, shape (requests,)."""
-        return self._charged(
+        charged = self._charged(
             [each.rates.prefill_usd for each in self._endpoints],
             [each.rates.decode_usd for each in self._endpoints],
         )
+        energy_usd = [each.energy_usd_per_token for each in self._endpoints]
+        return np.asarray(charged - self.cached_tokens @ np.array(energy_usd))
 
     @cached_property
     def qoe(self) -> Floats:

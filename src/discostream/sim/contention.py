@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discostream.core.policies import PlanTable
-from discostream.core.profile import DeviceTtft, EndpointProfile
+from discostream.core.profile import READ_PARTS, DeviceTtft, EndpointProfile
 from discostream.sim.race import NOBODY, run_race
 from discostream.sim.simulate import seams
 from discostream.sim.world import TAKEOVER, Handoff, Luck, Requests, World
@@ -26,6 +26,7 @@ from discostream.types import Kind, Plan
 
 __all__ = ["queued"]
 
+Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
 AT_LAST_S = 1e12
@@ -54,11 +55,10 @@ def queued(
     queue = _Queue(world, table, requests, luck, device, slots)
     queue.serve_all()
     own = luck[device.name]
-    waiting_s = own.ttft_s.copy()
-    waiting_s[0] += queue.race_wait_s
-    waiting_s[TAKEOVER] += queue.takeover_wait_s
+    queued_s = np.zeros_like(own.ttft_s)
+    queued_s[0], queued_s[TAKEOVER] = queue.race_wait_s, queue.takeover_wait_s
     felt = replace(requests, felt_tokens=np.array(queue.felt_tokens))
-    return felt, {**luck, device.name: replace(own, ttft_s=waiting_s)}
+    return felt, {**luck, device.name: replace(own, ttft_s=own.ttft_s + queued_s, queued_s=queued_s)}
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,14 @@ class _Onward:
     finish_s: Sequence[float]
 
     @classmethod
-    def of(cls, world: World, source: EndpointProfile, requests: Requests, recording: Integers) -> _Onward:
-        """Of answers that follow these recordings of the source."""
+    def of(
+        cls, world: World, source: EndpointProfile, requests: Requests, recording: Integers, uncached: Floats
+    ) -> _Onward:
+        """Of answers that follow these recordings of the source, whose target has so much to read."""
         reading, target = world.services[source.name].reading, world.other_than(source.name)
-        prompt_tokens, tokens = requests.prompt_tokens, requests.output_tokens
-        seam = np.zeros(len(requests), np.int64)
+        tokens, seam = requests.output_tokens, np.zeros(len(requests), np.int64)
         if target is not None:
-            seam = seams(world, source, target, prompt_tokens, tokens, recording)
+            seam = seams(world, source, target, uncached, tokens, recording)
         return cls(
             seam.tolist(),
             reading.at_s[recording, seam].tolist(),
@@ -102,24 +103,30 @@ class _Theirs:
         ttft_s: Of each try.
         fails: Whether a start of a race may fail.
         takeover_s: How long it takes to go on with an answer, infinite where it fails.
-        onward: Of answers that follow its first start, and its second.
+        onward: Of answers that follow its first start, and its second; each by how many parts of the prompt
+            the device has read in the race.
     """
 
     luck: Luck
     ttft_s: Sequence[Sequence[float]]
     fails: Sequence[bool]
     takeover_s: Sequence[float]
-    onward: Sequence[_Onward]
+    onward: Sequence[Sequence[_Onward]]
 
     @classmethod
     def of(cls, world: World, server: EndpointProfile, requests: Requests, luck: Luck) -> _Theirs:
+        uncached = requests.prompt_tokens - requests.cached_tokens
+        unread = [uncached * (1.0 - part / READ_PARTS) for part in range(READ_PARTS + 1)]
         fails = np.any(np.isfinite(luck.failed_after_s[:TAKEOVER]), axis=0)
         return cls(
             luck,
             luck.ttft_s[:TAKEOVER].tolist(),
             list(fails),
             luck.ttft_s[TAKEOVER].tolist(),
-            [_Onward.of(world, server, requests, recording) for recording in luck.recording[:TAKEOVER]],
+            [
+                [_Onward.of(world, server, requests, recording, each) for each in unread]
+                for recording in luck.recording[:TAKEOVER]
+            ],
         )
 
 
@@ -132,16 +139,20 @@ class _Racing:
         content_at_s: When the server's first token comes, infinite if it does not.
         attempt: By which of its starts.
         failed_at_s: When the first of them has failed, infinite if none does.
-        read_from_s: From when on the device reads the prompt, infinite until it has a slot.
+        served_at_s: When the device has a slot for it, infinite until then.
+        read_from_s: From when on it reads the prompt, likewise.
         may_move: Whether the plan names another endpoint that could go on with the answer.
+        onward: Where the server's answer goes, once it is known that there is one.
     """
 
     device_at_s: float = math.inf
     content_at_s: float = math.inf
     attempt: int = 0
     failed_at_s: float = math.inf
+    served_at_s: float = math.inf
     read_from_s: float = math.inf
     may_move: bool = False
+    onward: _Onward | None = None
 
 
 class _Queue:
@@ -163,7 +174,7 @@ class _Queue:
         self.service = world.services[device.name]
         self.own_s = own.ttft_s.tolist()
         self.own_recording = own.recording[TAKEOVER].tolist()
-        self.onward = _Onward.of(world, device, requests, own.recording[0])
+        self.onward = _Onward.of(world, device, requests, own.recording[0], requests.prompt_tokens)
         self.theirs = None if server is None else _Theirs.of(world, server, requests, luck[server.name])
         self.arrived_at_s = requests.arrived_at_s.tolist()
         self.tokens, self.draws = requests.output_tokens.tolist(), requests.draws.tolist()
@@ -249,6 +260,7 @@ class _Queue:
             self._stream_from_server(request)
             return race.content_at_s
         self.race_wait_s[request] = served_at_s - at_s
+        race.served_at_s = served_at_s
         race.read_from_s = served_at_s + self.service.startup_s + self.own_s[0][request]
         uncached = self.prompt_tokens[request] - self.cached_tokens[request]
         first_at_s = race.read_from_s + self.service.s_per_token * uncached
@@ -279,20 +291,27 @@ class _Queue:
         race = self.races[request]
         if self.theirs is None or race.content_at_s == math.inf or not race.may_move:
             return
-        onward = self.theirs.onward[race.attempt]
+        race.onward = onward = self.theirs.onward[race.attempt][self._parts_read(request, race)]
         if onward.seam[request]:
             heappush(self.jobs, (race.content_at_s + onward.asked_s[request], request, True))
 
+    def _parts_read(self, request: int, race: _Racing) -> int:
+        """How many parts of the prompt the device is taken to have read when the server won."""
+        if not self.keeps or race.served_at_s == math.inf:
+            return 0
+        uncached = self.prompt_tokens[request] - self.cached_tokens[request]
+        return int(self.device.read_part(race.content_at_s - race.served_at_s, uncached) * READ_PARTS)
+
     def _take_over(self, request: int, at_s: float) -> float:
         """Let the device go on with an answer; says when its attempt ends."""
-        assert self.theirs
         race, served_at_s = self.races[request], max(at_s, self.free_at_s[0])
-        onward = self.theirs.onward[race.attempt]
+        onward = race.onward
+        assert onward
         given_up_at_s = race.content_at_s + min(onward.dry_s[request], onward.finish_s[request])
         self.takeover_wait_s[request] = served_at_s - at_s
         if served_at_s >= given_up_at_s and not self.stops:
             return given_up_at_s
-        first_at_s = served_at_s + self._takeover_s(request, race)
+        first_at_s = served_at_s + self._takeover_s(request, race, onward.seam[request])
         ends_at_s = given_up_at_s
         if first_at_s <= given_up_at_s or self.stops:
             last = self.tokens[request] - onward.seam[request] - 1
@@ -300,13 +319,11 @@ class _Queue:
         heapreplace(self.free_at_s, ends_at_s)
         return ends_at_s
 
-    def _takeover_s(self, request: int, race: _Racing) -> float:
+    def _takeover_s(self, request: int, race: _Racing, seam: int) -> float:
         """How long it takes once it has a slot, with what it had read in the race, if it keeps that."""
-        assert self.theirs
         prompt_tokens, cached = self.prompt_tokens[request], self.cached_tokens[request]
         if self.keeps and self.service.s_per_token:
             read = max(race.content_at_s - race.read_from_s, 0.0) / self.service.s_per_token
             cached = min(cached + read, prompt_tokens)
-        asked = prompt_tokens + self.theirs.onward[race.attempt].seam[request]
-        prefill_s = self.service.s_per_token * (asked - cached)
+        prefill_s = self.service.s_per_token * (prompt_tokens + seam - cached)
         return float(prefill_s + self.service.startup_s + self.own_s[TAKEOVER][request])

@@ -21,6 +21,7 @@ from discostream.core.profile import EndpointProfile
 from discostream.sim.answers import Answers
 from discostream.sim.race import NOBODY, Race, run_race
 from discostream.sim.world import TAKEOVER, Handoff, Luck, Requests, World
+from discostream.types import Kind
 
 __all__ = ["seams", "simulate"]
 
@@ -50,26 +51,27 @@ def seams(
     world: World,
     source: EndpointProfile,
     target: EndpointProfile,
-    prompt_tokens: Floats,
+    uncached_tokens: Floats,
     output_tokens: Integers,
     recording: Integers,
 ) -> Integers:
     """Before which token answers should move, 0 for those that should not, shape (requests,).
 
-    It depends on what is known, the prompt's length and the recording alone, so each pair of those is asked
-    once, token by token, as the live path asks before each piece.
+    It depends on what is known, what the target would have to read of the prompt, and the recording alone, so
+    each pair of those is asked once, token by token, as the live path asks before each piece. What lies in a
+    cache saves energy alone, so servers, which have a price for all of a prompt, count as having to read it.
 
     Args:
         world: Its knowledge, reader and way of moving.
         source: Where the answers are.
         target: Where they could go.
-        prompt_tokens: Shape (requests,).
+        uncached_tokens: What the target is taken to have to read of each prompt, shape (requests,).
         output_tokens: How long the answers are, same shape.
         recording: Which recording of the source they follow, same shape.
     """
     if world.handoff is Handoff.OFF or source.rates.decode_usd <= target.rates.decode_usd:
-        return np.zeros(prompt_tokens.size, np.int64)
-    lengths, length = np.unique(prompt_tokens, return_inverse=True)
+        return np.zeros(uncached_tokens.size, np.int64)
+    lengths, length = np.unique(uncached_tokens, return_inverse=True)
     pairs, pair = np.unique(recording * lengths.size + length, return_inverse=True)
     longest = np.zeros(pairs.size, np.int64)
     np.maximum.at(longest, pair, output_tokens)
@@ -81,7 +83,7 @@ def _first_seams(
     world: World,
     source: EndpointProfile,
     target: EndpointProfile,
-    prompt_tokens: Floats,
+    uncached_tokens: Floats,
     longest: Integers,
     recording: Integers,
 ) -> Integers:
@@ -93,11 +95,12 @@ def _first_seams(
         decision = weigh_move(
             source,
             target,
-            prefill_tokens=prompt_tokens[undecided] + token,
+            prefill_tokens=uncached_tokens[undecided] + token,
+            cached_tokens=0.0,
             remaining_tokens=world.remaining_factor * world.known.answer_tokens.remaining(token),
             unread_tokens=reading.unread_before(recording[undecided], token),
             consumption_tokens_per_s=world.consumption_tokens_per_s,
-            handoff_s=world.t_m_factor * handoff_s(target, prompt_tokens[undecided] + token),
+            handoff_s=world.t_m_factor * handoff_s(target, uncached_tokens[undecided] + token),
         )
         found[undecided[decision.migrate]] = token
         undecided = undecided[~decision.migrate]
@@ -128,6 +131,10 @@ class _Field:
             table.endpoints, np.array([names.index(name) for name in table.endpoints]), np.array(tries)
         )
 
+    def column_of(self, name: str) -> int | None:
+        """Where an endpoint's first start is."""
+        return next((column for column, each in enumerate(self.names) if each == name), None)
+
     def race(self, world: World, table: PlanTable, requests: Requests, luck: Mapping[str, Luck]) -> Race:
         """Who is first in every race."""
         uncached = requests.prompt_tokens - requests.cached_tokens
@@ -150,6 +157,7 @@ class _Moves:
         slack_s: For how long the reader has something to read when the target speaks.
         written: What the source has written by then.
         read_tokens: What the target is charged for reading.
+        cached_tokens: How much of that it had read already.
     """
 
     made: Flags
@@ -157,6 +165,7 @@ class _Moves:
     slack_s: Floats
     written: Integers
     read_tokens: Floats
+    cached_tokens: Floats
 
 
 class _Books:
@@ -170,6 +179,7 @@ class _Books:
         self.source = np.where(race.winner == NOBODY, NOBODY, entered.endpoints[race.winner])
         self.recording = np.zeros(count, np.int64)
         self.read_tokens = np.zeros((count, endpoints))
+        self.cached_tokens = np.zeros((count, endpoints))
         self.wrote_tokens = np.zeros((count, endpoints))
         self.seam = np.zeros(count, np.int64)
         self.moved = np.zeros(count, bool)
@@ -179,13 +189,17 @@ class _Books:
         self.waits: list[tuple[Floats, Integers]] = []
 
     def charge_race(self) -> None:
-        """Prompts count in full from an attempt's start, unless it was refused."""
+        """Prompts count in full from an attempt's start, unless it was refused; caches save their energy."""
         for column, (name, endpoint) in enumerate(
             zip(self.entered.names, self.entered.endpoints, strict=True)
         ):
             refused = self.luck[name].failed_after_s[self.entered.tries[column]] < SILENCE_S
             charged = self.race.started[:, column] & ~(refused & self.race.failed[:, column])
             self.read_tokens[:, endpoint] += self.requests.prompt_tokens * charged
+            if self.world.known.endpoints[endpoint].kind is Kind.DEVICE:
+                wait_s = self.luck[name].wait_s(self.entered.tries[column], np.arange(charged.size))
+                served = self.race.start_s[:, column] + wait_s < self.race.ended_s
+                self.cached_tokens[:, endpoint] += self.requests.cached_tokens * (charged & served)
 
     def deliver(self, endpoint: int) -> None:
         """Stream the answers that begin at one endpoint, and move those that should."""
@@ -216,6 +230,7 @@ class _Books:
             ttft_s=self.race.ttft_s,
             recording=self.recording,
             read_tokens=self.read_tokens,
+            cached_tokens=self.cached_tokens,
             wrote_tokens=self.wrote_tokens,
             seam=self.seam,
             moved=self.moved,
@@ -237,9 +252,21 @@ class _Books:
             each[np.ix_(rows, theirs)].any(axis=1) for each in (self.race.named, self.race.failed)
         )
         able = np.flatnonzero(named & ~failed)
-        prompt_tokens, tokens = self.requests.prompt_tokens[rows], self.requests.output_tokens[rows]
-        seam[able] = seams(self.world, source, target, prompt_tokens[able], tokens[able], recording[able])
+        uncached, tokens = self._uncached_tokens(target, rows[able]), self.requests.output_tokens[rows[able]]
+        seam[able] = seams(self.world, source, target, uncached, tokens, recording[able])
         return seam
+
+    def _uncached_tokens(self, target: EndpointProfile, rows: Integers) -> Floats:
+        """What a target is taken to have to read of prompts: a device knows some, and read on in the race."""
+        prompt_tokens = self.requests.prompt_tokens[rows]
+        if target.kind is Kind.SERVER:
+            return prompt_tokens
+        uncached = prompt_tokens - self.requests.cached_tokens[rows]
+        column = self.entered.column_of(target.name)
+        if column is None or not self.world.warm_standby:
+            return uncached
+        served_s = self.race.start_s[rows, column] + self.luck[target.name].wait_s(0, rows)
+        return np.asarray(uncached * (1.0 - target.read_part(self.race.ended_s[rows] - served_s, uncached)))
 
     def _hand_over(self, endpoint: int, rows: Integers, recording: Integers) -> None:
         """Move answers before the tokens at their seams, if the target speaks in time."""
@@ -250,6 +277,7 @@ class _Books:
         moves = self._moves(source, target, rows, recording)
         self.moved[rows], self.resumed_s[rows] = moves.made, moves.resumed_s
         self.read_tokens[rows, other] += moves.read_tokens
+        self.cached_tokens[rows, other] += moves.cached_tokens
         taken, seam = rows[moves.made], self.seam[rows[moves.made]]
         rest = self.requests.output_tokens[taken] - seam
         self.wrote_tokens[taken, endpoint], self.wrote_tokens[taken, other] = moves.written[moves.made], rest
@@ -270,11 +298,14 @@ class _Books:
         failed_after_s = self.luck[target.name].failed_after_s[TAKEOVER, rows]
         asked_s = ttft_s + here.at_s[recording, seam]
         dry_s = ttft_s + here.done_s(recording, seam)
-        ready_s, failed_s = asked_s + self._takeover_s(target, rows), asked_s + failed_after_s
-        asked_tokens = self.requests.prompt_tokens[rows] + seam
+        asked_tokens, luck = self.requests.prompt_tokens[rows] + seam, self.luck[target.name]
+        cached_tokens, service = self._cached_tokens(target, rows), self.world.services[target.name]
+        ready_s = asked_s + service.ttft_s(asked_tokens - cached_tokens, luck.ttft_s[TAKEOVER, rows])
+        failed_s = asked_s + failed_after_s
         if self.world.handoff is Handoff.STOP_THEN_START:
             ready_s = np.minimum(ready_s, failed_s + target.ttft.quantile(0, 0.5))
-            return _Moves(np.ones(rows.size, bool), ready_s, dry_s - ready_s, seam + 1, asked_tokens)
+            made = np.ones(rows.size, bool)
+            return _Moves(made, ready_s, dry_s - ready_s, seam + 1, asked_tokens, cached_tokens)
         given_up_s = np.minimum(np.minimum(dry_s, failed_s), ttft_s + here.at_s[recording, tokens - 1])
         made = ready_s <= given_up_s
         refused = ~made & (failed_s <= given_up_s) & (failed_after_s < SILENCE_S)
@@ -284,16 +315,17 @@ class _Books:
             slack_s=dry_s - ready_s,
             written=np.minimum(here.come_by(recording, ready_s - ttft_s), tokens),
             read_tokens=np.where(refused, 0.0, asked_tokens),
+            cached_tokens=np.where(asked_s + luck.wait_s(TAKEOVER, rows) < given_up_s, cached_tokens, 0.0),
         )
 
-    def _takeover_s(self, target: EndpointProfile, rows: Integers) -> Floats:
-        """How long the target takes to its first token; what it read in the race it may know still."""
+    def _cached_tokens(self, target: EndpointProfile, rows: Integers) -> Floats:
+        """What a target need not read of prompts that it takes over; some it may have read in the race."""
+        if target.kind is Kind.SERVER:
+            return np.zeros(rows.size)
         service, luck = self.world.services[target.name], self.luck[target.name]
-        asked = self.requests.prompt_tokens[rows] + self.seam[rows]
-        cached = self.requests.cached_tokens[rows]
-        column = next((at for at, name in enumerate(self.entered.names) if name == target.name), None)
+        cached, column = self.requests.cached_tokens[rows], self.entered.column_of(target.name)
         if self.world.warm_standby and service.s_per_token and column is not None:
             began_s = self.race.start_s[rows, column] + service.startup_s + luck.ttft_s[0, rows]
             read = np.maximum(self.race.ended_s[rows] - began_s, 0.0) / service.s_per_token
             cached = np.minimum(cached + read, self.requests.prompt_tokens[rows])
-        return service.ttft_s(asked - cached, luck.ttft_s[TAKEOVER, rows])
+        return cached

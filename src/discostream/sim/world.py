@@ -68,11 +68,17 @@ class Luck:
             device; infinite if it fails.
         failed_after_s: From its start to its failure; infinite if it does not fail.
         recording: Which recording its tokens follow.
+        queued_s: How much of `ttft_s` it waits for a slot; `None` where nobody ever does.
     """
 
     ttft_s: Floats
     failed_after_s: Floats
     recording: Integers
+    queued_s: Floats | None = None
+
+    def wait_s(self, attempt: int, rows: Integers) -> Floats:
+        """How long one of the attempts waits for a slot, of these requests."""
+        return np.zeros(rows.size) if self.queued_s is None else np.asarray(self.queued_s[attempt, rows])
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,7 +141,6 @@ def decode_chat_request(body: bytes, *, arrived_at: float, request_id: str) -> C
             presence_penalty=fields.presence_penalty,
             frequency_penalty=fields.frequency_penalty,
         ),
-        pinned="a stop string may straddle the seam" if stop else None,
     )
     include_usage = fields.stream_options is not None and bool(fields.stream_options.include_usage)
     return ChatCall(request, fields.model, bool(fields.stream), include_usage)

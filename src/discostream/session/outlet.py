@@ -1,0 +1,134 @@
+"""The way out to the client: when what was written leaves us."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+
+from discostream.core.pacing import release_in_s, words_of
+from discostream.types import Delivered
+
+__all__ = ["Emit", "Outlet", "PacedOutlet"]
+
+Emit: TypeAlias = Callable[[Delivered], Awaitable[None]]
+"""Takes one delivered piece to the client; waits while the client is slow."""
+
+WORDS_WAITING = 1024
+"""Beyond so many, whoever brings more waits too, and so does its upstream."""
+
+
+class Outlet:
+    """Passes text on at once. An async context manager.
+
+    Args:
+        arrived_at: When the request arrived.
+        emit: Takes pieces to the client.
+
+    Attributes:
+        delivered_s: When each delivered token left us, seconds after arrival.
+    """
+
+    def __init__(self, arrived_at: float, emit: Emit) -> None:
+        self.delivered_s: list[float] = []
+        self._arrived_at = arrived_at
+        self._emit = emit
+
+    async def __aenter__(self) -> Outlet:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    async def put(self, text: str, tokens: int, endpoint: str) -> None:
+        """Pass text on that is not empty."""
+        at_s = anyio.current_time() - self._arrived_at
+        self.delivered_s.extend([at_s] * tokens)
+        await self._emit(Delivered(text, tokens, endpoint, at_s))
+
+    async def drain(self) -> None:
+        """Wait until everything has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    text: str
+    tokens: int
+    endpoint: str
+    due_at: float
+
+
+class PacedOutlet(Outlet):
+    """Passes text on word by word, evenly, and never later than a bound.
+
+    Args:
+        arrived_at: When the request arrived.
+        emit: Takes pieces to the client.
+        tokens_per_s: The reader's pace, which it keeps to while no word would become late.
+        max_lag_s: How long a word may be kept back.
+    """
+
+    def __init__(self, arrived_at: float, emit: Emit, tokens_per_s: float, max_lag_s: float) -> None:
+        super().__init__(arrived_at, emit)
+        self._tokens_per_s = tokens_per_s
+        self._max_lag_s = max_lag_s
+        self._waiting: deque[_Word] = deque()
+        self._released_at = -math.inf
+        self._changed = anyio.Event()
+        self._tasks: TaskGroup
+
+    async def __aenter__(self) -> Outlet:
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._release_words)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    async def put(self, text: str, tokens: int, endpoint: str) -> None:
+        """Keep text that is not empty, until its time has come."""
+        due_at = anyio.current_time() + self._max_lag_s
+        self._waiting.extend(_Word(word, share, endpoint, due_at) for word, share in words_of(text, tokens))
+        self._tell()
+        while len(self._waiting) > WORDS_WAITING:
+            await self._changed.wait()
+
+    async def drain(self) -> None:
+        """Wait until everything has left."""
+        while self._waiting:
+            await self._changed.wait()
+
+    async def _release_words(self) -> None:
+        while True:
+            changed = self._changed
+            if not self._waiting:
+                await changed.wait()
+            elif self._next_at() > anyio.current_time():
+                with anyio.CancelScope(deadline=self._next_at()):
+                    await changed.wait()
+            else:
+                word = self._waiting[0]
+                self._released_at = anyio.current_time()
+                await super().put(word.text, word.tokens, word.endpoint)
+                self._waiting.popleft()
+                self._tell()
+
+    def _next_at(self) -> float:
+        due_in_s = [word.due_at - self._released_at for word in self._waiting]
+        return self._released_at + release_in_s(due_in_s, self._waiting[0].tokens / self._tokens_per_s)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
