@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discostream.sim.streams import Streams
+from discostream.traces.streams import Streams
 
 gaps = st.lists(st.floats(0.0, 60.0), min_size=1, max_size=30).filter(lambda gaps: sum(gaps) > 1e-3)
 answers = st.lists(gaps.map(lambda gaps: np.cumsum([0.0, *gaps])), min_size=1, max_size=5)

@@ -19,10 +19,10 @@ from discostream.builtin import builtin_profiles
 from discostream.config import suggest
 from discostream.core.forecast import SILENCE_S
 from discostream.errors import ConfigError
-from discostream.sim.paces import at_even_pace, mean_gaps_s, replayed, strata
-from discostream.sim.packets import Capture
-from discostream.sim.streams import Streams
-from discostream.sim.tables import Table, columns_of, read_table, stem
+from discostream.traces.paces import at_even_pace, mean_gaps_s, replayed, strata
+from discostream.traces.packets import Capture
+from discostream.traces.streams import Streams
+from discostream.traces.tables import Table, columns_of, read_table, stem
 
 __all__ = [
     "BUILTIN",
