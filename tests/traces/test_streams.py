@@ -53,6 +53,13 @@ def test_any_recordings_reach_any_length(rows, tokens):
         assert at_s[rounds] == pytest.approx(rounds * gap_s)
 
 
+def test_one_token_can_be_asked_for():
+    """Token 7 of a recording of three is the second of its third round, 6 s each."""
+    streams = Streams.recorded([[0.0, 1.0, 4.0], [0.0, 1.0, 2.0, 3.0, 9.0]])
+    assert streams.came_s(0, 7) == 2 * (4.0 + 2.0) + 1.0
+    assert streams.came_s(1, [[4, 5], [0, 1]]).tolist() == [[9.0, 11.25], [0.0, 1.0]]
+
+
 @given(answers, st.integers(1, 100), st.integers(1, 100))
 def test_cutting_forgets_nothing(rows, tokens, more):
     """A recording that was cut short and is then wanted longer is the same as if it had never been cut."""
