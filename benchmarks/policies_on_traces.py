@@ -29,8 +29,8 @@ from discostream.core.optimal import solve
 from discostream.core.policies import PlanTable, disco, stochastic
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.sim.devices import device_named
-from discostream.sim.traces import CHARS_PER_TOKEN, read_trace
-from discostream.sim.workload import read_workload
+from discostream.traces.servers import CHARS_PER_TOKEN, read_trace
+from discostream.traces.workloads import read_workload
 from discostream.types import Kind
 
 ROOT = Path(__file__).resolve().parent.parent

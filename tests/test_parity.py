@@ -29,8 +29,8 @@ from discostream.sim.answers import Answers
 from discostream.sim.contention import queued
 from discostream.sim.reading import Reading
 from discostream.sim.simulate import simulate
-from discostream.sim.streams import Streams
 from discostream.sim.world import TAKEOVER, TRIES, Luck, Requests, Service, World
+from discostream.traces.streams import Streams
 from discostream.types import (
     Carrier,
     Event,

@@ -17,6 +17,7 @@ from discostream import config, errors
 from discostream.cli.app import app
 from discostream.core.handoff import FINAL, Signal, State
 from discostream.endpoints.registry import dialects
+from discostream.sim.shelf import COMPUTING
 
 PACKAGE = Path(discostream.__file__).parent
 DOCS = Path(__file__).parent.parent / "docs"
@@ -28,12 +29,14 @@ MODULES = sorted(
 LAYERS = (
     ("errors", "types", "checks", "config"),
     ("core",),
-    ("wire", "engine", "ledger", "builtin", "endpoints"),
+    ("wire", "engine", "ledger", "builtin", "traces", "endpoints"),
     ("session",),
     ("library",),
     ("sim",),
     ("gateway", "cli"),
 )
+STANDS_ON = {"traces": {*LAYERS[0], "core", "builtin", "traces"}}
+STANDS_ON["sim"] = {*STANDS_ON["traces"], "sim"}
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -57,11 +60,15 @@ def test_imports_point_one_way(module):
     assert not above
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) == "sim"])
-def test_the_simulator_stands_on_the_core(module):
-    """What is simulated is not the live path: neither sessions nor endpoints, engines or ledgers."""
-    allowed = {"errors", "types", "checks", "config", "core", "builtin", "sim"}
-    assert {room_of(name) for name in imports_of(module)} <= allowed
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) in STANDS_ON])
+def test_recordings_and_the_simulator_stand_on_the_core(module):
+    """What is read and simulated is not the live path: neither sessions nor endpoints, engines or ledgers."""
+    assert {room_of(name) for name in imports_of(module)} <= STANDS_ON[room_of(module)]
+
+
+def test_figures_are_kept_under_all_the_code_that_computes_them():
+    """A cell of an evaluation is computed anew when any room changes that the simulator stands on."""
+    assert set(COMPUTING) == STANDS_ON["sim"] - set(LAYERS[0])
 
 
 def test_every_room_has_its_place():

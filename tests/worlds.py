@@ -9,8 +9,8 @@ from discostream.core.distributions import Distribution
 from discostream.core.policies import NEVER, STANDBY, PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.sim.reading import Reading
-from discostream.sim.streams import Streams
 from discostream.sim.world import TRIES, Luck, Requests, Service, World
+from discostream.traces.streams import Streams
 from discostream.types import Kind
 
 __all__ = ["NEVER", "STANDBY", "a_table", "a_world", "fixed_luck", "some_requests"]

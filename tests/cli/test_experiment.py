@@ -38,8 +38,8 @@ from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import ConfigError
 from discostream.sim.figures import Figures, Tally
 from discostream.sim.simulate import simulate
-from discostream.sim.streams import Streams
-from discostream.sim.traces import ServerTrace
+from discostream.traces.servers import ServerTrace
+from discostream.traces.streams import Streams
 from discostream.types import (
     Attempt,
     AttemptOutcome,

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import gzip
+import json
+import os
+import re
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import numpy as np
@@ -16,6 +20,7 @@ from discostream.endpoints import emulated
 from discostream.endpoints.base import Endpoint, NoOptions
 from discostream.endpoints.emulated import EmulatedEndpoint, EmulatedOptions
 from discostream.errors import ConfigError, EndpointError, Phase
+from discostream.traces.servers import read_trace
 from discostream.types import (
     Carrier,
     Event,
@@ -34,6 +39,10 @@ pytestmark = pytest.mark.anyio
 ASK = Request(messages=(Message("user", "Why?"),), arrived_at=0.0, request_id="r-1")
 FRESH = Prefix()
 END = Finish(FinishReason.STOP, 5, 4)
+WHISPER_LEAK = (
+    Path(os.environ.get("DISCO_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    / "whisper-leak"
+)
 
 
 @pytest.fixture
@@ -73,10 +82,11 @@ class Inner(Endpoint):
 
 @dataclass
 class Seen:
-    """What came out, and when, in seconds since the start."""
+    """What came out, and when, in seconds since the start; so is when it was over."""
 
     events: list[tuple[float, Event]] = field(default_factory=list)
     error: EndpointError | None = None
+    over_s: float = 0.0
 
     @property
     def times(self) -> list[float]:
@@ -91,6 +101,7 @@ async def watch(endpoint: Endpoint, prefix: Prefix = FRESH) -> Seen:
                 seen.events.append((round(anyio.current_time() - start, 9), event))
     except EndpointError as error:
         seen.error = error
+    seen.over_s = round(anyio.current_time() - start, 9)
     return seen
 
 
@@ -105,6 +116,52 @@ def two_seconds(tmp_path) -> str:
     path = tmp_path / "steady.csv"
     path.write_text("prompt_id,ttft_ms\na,2000\nb,2000\n")
     return str(path)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a file and gives its path."""
+
+    def write(name, text):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return str(path)
+
+    return write
+
+
+PACKETS = json.dumps(
+    {
+        "prompt_chars": 40,
+        "response_chars": 20,
+        "response_chunks": 4,
+        "first_content_idx": 2,
+        "dt_ms": [3.0, 200.0, 50.0, 40.0, 2500.0, 0.0],
+        "bytes": [2900, 700, 288, 188, 188, 93],
+    }
+)
+"""A capture: after 0.25 s two tokens at once, one after 40 ms more, and the fourth after a stall of 2.5 s."""
+
+REQUESTS = "ttft_ms,total_ms,prompt_chars,response_chars,response_chunks\n750,9000,40,20,4\n"
+
+LLMPERF = json.dumps(
+    [
+        {
+            "error_code": None,
+            "ttft_s": 0.5,
+            "end_to_end_latency_s": 10.4,
+            "number_input_tokens": 550,
+            "number_output_tokens": 100,
+        }
+    ]
+)
+
+LATENCYLAB = (
+    "timestamp,success,input_characters,first_token_time_seconds,total_request_time_seconds,"
+    'chunks_time_seconds\n2024-04-12 10:32:28.5,True,250,2.0,5.0,"[0.5, 0.0, 2.5]"\n'
+)
+
+FAILING = "ttft_s,tbt_s,error,failed_after_s\n1,0.1,,\n2,0.2,,\n3,0.3,,\n,,reset,1.5\n,,reset,2.5\n"
 
 
 def words(delay_s: float, *texts: str) -> list[tuple[float, Event]]:
@@ -124,11 +181,11 @@ async def test_content_waits_for_the_ttft_and_then_follows_the_pace(two_seconds)
     ]
 
 
-async def test_a_piece_of_many_tokens_is_followed_by_as_long_a_pause(two_seconds):
-    """Three tokens at once are paid for by the piece after them."""
+async def test_a_piece_of_many_tokens_comes_when_its_last_one_has(two_seconds):
+    """Three tokens together come half a second after the first of them would have come by itself."""
     inner = Inner((0.0, Piece("a b c", 3)), (0.0, Piece("d")), (0.0, END))
     seen = await watch(around(inner, ttft=two_seconds, tokens_per_s=4.0))
-    assert seen.times == [2.0, 2.75, 3.0]
+    assert seen.times == [2.5, 2.75, 3.0]
 
 
 async def test_the_inner_prefill_hides_behind_the_ttft(two_seconds):
@@ -150,10 +207,12 @@ async def test_an_empty_answer_ends_after_the_ttft(two_seconds):
     assert seen.events == [(2.0, END)]
 
 
-async def test_a_trace_without_pace_delivers_as_fast_as_it_comes(two_seconds):
-    """A CSV file says nothing about decoding, so nothing is held after the first piece."""
+async def test_a_trace_without_pace_has_the_one_that_the_simulator_assumes(two_seconds):
+    """Where nothing was recorded of decoding, tokens come at the even pace of built-in GPT-4o."""
     inner = Inner(*words(0.0, "a", "b"), (0.0, END))
-    assert (await watch(around(inner, ttft=two_seconds))).times == [2.0, 2.0, 2.0]
+    gap_s = 1 / builtin_profiles()["gpt-4o"].tokens_per_s
+    seen = await watch(around(inner, ttft=two_seconds))
+    assert seen.times == pytest.approx([2.0, 2.0 + gap_s, 2.0 + 2 * gap_s])
 
 
 async def test_a_profile_brings_its_own_pace():
@@ -161,6 +220,98 @@ async def test_a_profile_brings_its_own_pace():
     seen = await watch(around(Inner(*words(0.0, "a", "b"), (0.0, END)), ttft="gpt-4o", seed=1))
     gap_s = seen.events[1][0] - seen.events[0][0]
     assert gap_s == pytest.approx(1 / builtin_profiles()["gpt-4o"].tokens_per_s)
+
+
+async def test_bursts_and_stalls_come_as_they_were_recorded(file):
+    """To the millisecond, and once more from the start, a mean gap of 2.54 / 3 s behind the last token."""
+    inner = Inner(*words(0.0, "a", "b", "c", "d", "e", "f", "g"), (0.0, END))
+    seen = await watch(around(inner, ttft=file("packets-x.jsonl.gz", PACKETS)))
+    recorded = [0.25, 0.25, 0.29, 2.79]
+    assert seen.times == pytest.approx([*recorded, *(at + 4 * 2.54 / 3 for at in recorded)], abs=1e-6)
+
+
+async def test_a_piece_that_spans_a_stall_comes_after_it(file):
+    """Two tokens of a burst come with it; a piece that ends behind the stall of 2.5 s waits for its end."""
+    inner = Inner((0.0, Piece("a b", 2)), (0.0, Piece("c d", 2)))
+    seen = await watch(around(inner, ttft=file("packets-x.jsonl", PACKETS)))
+    assert seen.times == pytest.approx([0.25, 2.79])
+
+
+async def test_an_even_pace_may_take_the_place_of_what_was_recorded(file):
+    """`tokens_per_s` leaves a recorded TTFT, and nothing of bursts and stalls."""
+    inner = Inner(*words(0.0, "a", "b", "c", "d"), (0.0, END))
+    seen = await watch(around(inner, ttft=file("packets-x.jsonl", PACKETS), tokens_per_s=2.0))
+    assert seen.times == [0.25, 0.75, 1.25, 1.75, 2.25]
+
+
+async def test_an_answer_follows_one_recording_throughout(file):
+    """Of two recorded paces each answer has either, never both; both come, about as often."""
+    endpoint = around(
+        Inner(*words(0.0, "a", "b", "c"), (0.0, END)),
+        ttft=file("paces.csv", "ttft_s,tbt_s\n2,0.125\n2,0.5\n"),
+        seed=4,
+    )
+    gaps_s = [tuple(np.diff((await watch(endpoint)).times)) for _ in range(60)]
+    assert set(gaps_s) == {(0.125,) * 3, (0.5,) * 3}
+    assert 20 <= gaps_s.count((0.5,) * 3) <= 40
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "model", "times"),
+    [
+        ("mine.json", '[{"ttft_ms": 500, "tbt_s": 0.25}]', "", [0.5, 0.75, 1.0]),
+        ("probes.csv", "model,ttft_s,tbt_s\na/b,1,0.5\nc,9,9\n", "#a/b", [1.0, 1.5, 2.0]),
+        ("requests-x.csv.gz", REQUESTS, "", [0.75, 0.75, 0.79]),
+        ("host.json", LLMPERF, "", [0.5, 0.6, 0.7]),
+        ("lab.csv", LATENCYLAB, "", [2.0, 2.5, 2.5]),
+    ],
+)
+async def test_whatever_the_simulator_reads_can_be_emulated(file, name, text, model, times):
+    """Our own files, one model of several, requests with packets beside them, LLMPerf and LatencyLab."""
+    file("packets-x.jsonl.gz", PACKETS)
+    inner = Inner(*words(0.0, "a", "b", "c"))
+    assert (await watch(around(inner, ttft=file(name, text) + model))).times == pytest.approx(times)
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "builtin:gpt-4o"])
+async def test_a_profile_draws_a_delay_and_two_chances_for_each_request(name):
+    """The draws of a seed stay what they were before anything could be replayed: `disco demo` shows them."""
+    rng, ttft = np.random.default_rng(7), builtin_profiles()["gpt-4o"].ttft
+    drawn = [(float(ttft.sample(rng)), rng.random(2))[0] for _ in range(5)]
+    endpoint = around(Inner((0.0, END)), ttft=name, seed=7)
+    assert [(await watch(endpoint)).over_s for _ in range(5)] == pytest.approx(drawn, abs=1e-9)
+
+
+@pytest.mark.skipif(
+    not WHISPER_LEAK.is_dir(), reason="the recorded traces are not here; set DISCO_SHARED_DATA"
+)
+@pytest.mark.parametrize("series", ["GPT4o", "AzureGPT4o"])
+async def test_answers_come_as_those_of_a_real_service(series):
+    """To the microsecond, each of 30 answers is one of the recordings, and the longer ones go on like it."""
+    path = str(WHISPER_LEAK / f"packets-{series}.jsonl.gz")
+    trace = read_trace(path)
+    endpoint = around(Inner(*words(0.0, *["a"] * 400)), ttft=path, seed=2)
+    followed = set()
+    for _ in range(30):
+        at_s = np.array((await watch(endpoint)).times)
+        off_s = np.abs(trace.streams.reaching(400).at_s - (at_s - at_s[0])).max(axis=1)
+        followed.add(int(off_s.argmin()))
+        assert off_s.min() < 1e-6
+        assert trace.ttft_s.min() <= at_s[0] <= trace.ttft_s.max()
+    assert len(followed) > 20
+
+
+@pytest.mark.skipif(
+    not WHISPER_LEAK.is_dir(), reason="the recorded traces are not here; set DISCO_SHARED_DATA"
+)
+async def test_azure_sends_in_bursts():
+    """Tokens of its GPT-4o come some thirty at once, a fifth to a half of a second apart."""
+    path = str(WHISPER_LEAK / "packets-AzureGPT4o.jsonl.gz")
+    endpoint = around(Inner(*words(0.0, *["a"] * 300)), ttft=path, seed=5)
+    gaps_s = np.concatenate([np.diff((await watch(endpoint)).times) for _ in range(40)])
+    bursts = np.count_nonzero(gaps_s > 0.1)
+    assert 20 <= gaps_s.size / bursts <= 45
+    assert 0.175 <= np.median(gaps_s[gaps_s > 0.1]) <= 0.43
 
 
 async def test_delays_have_the_profiles_distribution():
@@ -184,11 +335,14 @@ async def test_a_seed_fixes_delays_and_failures():
     assert await story(6) != first
 
 
-async def test_failures_do_not_shift_the_delays():
+@pytest.mark.parametrize("trace", ["", FAILING], ids=["profile", "trace"])
+async def test_failures_do_not_shift_the_delays(file, trace):
     """Turning refusals on takes requests away, and leaves the others' TTFT as it was."""
+    ttft = file("failing.csv", trace) if trace else "gpt-4o"
 
     async def ttft_s(refuse_rate):
-        endpoint = around(Inner((0.0, Piece("a")), (0.0, END)), seed=9, refuse_rate=refuse_rate)
+        inner = Inner((0.0, Piece("a")), (0.0, END))
+        endpoint = around(inner, ttft=ttft, seed=9, refuse_rate=refuse_rate)
         runs = [await watch(endpoint) for _ in range(30)]
         return [run.times[0] if run.times else None for run in runs]
 
@@ -203,6 +357,29 @@ async def test_a_refusal_comes_at_once_and_never_reaches_the_inner_endpoint():
     seen = await watch(around(inner, refuse_rate=1.0))
     assert (seen.error.phase, seen.error.status, seen.error.endpoint) == (Phase.REFUSED, 503, "cloud")
     assert (seen.events, inner.asked) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("failure", "after_s", "phase", "status"),
+    [
+        (",connection reset,1.5", 1.5, Phase.REFUSED, 503),
+        (",429,", 2.0, Phase.REFUSED, 503),
+        (",time-out,", 120.0, Phase.PREFILL, None),
+    ],
+)
+async def test_recorded_failures_fail_again(file, failure, after_s, phase, status):
+    """As often and as late as the simulator has it: refused, or silent as long as adapters wait."""
+    inner = Inner((0.0, Piece("a")), (0.0, END))
+    trace = file("failing.csv", f"ttft_s,error,failed_after_s\n2,,\n2,,\n2,,\n{failure}\n")
+    endpoint = around(inner, ttft=trace, seed=1)
+    seen = [await watch(endpoint) for _ in range(80)]
+    failed = [each for each in seen if each.error]
+    assert {(each.over_s, each.error.phase, each.error.status) for each in failed} == {
+        (after_s, phase, status)
+    }
+    assert all(each.times[0] == 2.0 for each in seen if not each.error)
+    assert 10 <= len(failed) <= 30
+    assert len(inner.asked) == 80 - len(failed)
 
 
 async def test_a_break_resets_the_connection_after_so_many_tokens(two_seconds):
@@ -284,7 +461,7 @@ def test_a_trace_may_be_compressed_and_have_gaps(tmp_path, name):
     """Seconds or milliseconds, rows without a TTFT left out."""
     text = b"ttft_s,note\n1.0,a\n,failed\n3.0,b\n"
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-    assert around(Inner(), ttft=str(tmp_path / name))._ttft.quantile([0.0, 0.5, 1.0]).tolist() == [
+    assert around(Inner(), ttft=str(tmp_path / name))._service.ttft.quantile([0.0, 0.5, 1.0]).tolist() == [
         1.0,
         2.0,
         3.0,
@@ -297,7 +474,9 @@ def test_a_trace_may_be_compressed_and_have_gaps(tmp_path, name):
         ({"ttft": "gpt4o"}, "ttft = 'gpt4o': .*did you mean 'gpt-4o'"),
         ({"ttft": "nowhere.csv"}, "ttft = .*no built-in profile, nor a file"),
         ({"refuse_rate": 1.5}, "refuse_rate = 1.5: expected `float` <= 1.0"),
+        ({"ttft": "builtin:gpt4o"}, "ttft = 'builtin:gpt4o': .*did you mean 'gpt-4o'"),
         ({"tokens_per_s": 0}, "tokens_per_s = 0"),
+        ({"tokens_per_s": np.inf}, "tokens_per_s = inf: must be a number above zero"),
         ({"break_after_tokens": 0}, "break_after_tokens = 0"),
         ({"tft": "gpt-4o"}, "unknown key `tft`; did you mean 'ttft'"),
     ],
@@ -309,22 +488,30 @@ def test_wrong_options_are_refused_with_the_fix(options, complaint):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"ttft_s\n", b"latency\n1.0\n", b"ttft_s\nsoon\n", b"ttft_s\n-1\n", b"ttft_s\nnan\n", b"\xff\xfe"],
+    ("content", "wanted"),
+    [
+        (b"", "is empty; a file needs at least one row"),
+        (b"ttft_s\n", "has no rows; a file needs at least one"),
+        (
+            b"latency\n1.0\n",
+            r"is no server trace: it has the columns latency; wanted: ttft_s \(your own\); or ",
+        ),
+        (b"ttft_s\nsoon\n", "line 2, column 'ttft_s' = 'soon': must be a number of at least 0"),
+        (b"ttft_s\n1\n-1\n", "line 3, column 'ttft_s' = '-1': must be a number of at least 0"),
+        (b"ttft_s\nnan\n", "line 2, column 'ttft_s' = 'nan': must be a number of at least 0"),
+        (b"ttft_s,error\n,429\n", "every request failed; some must have brought content"),
+        (b"ttft_s,model\n1,a\n2,b\n", r"has several models; choose one as .*wrong\.csv#a"),
+        (b"\xff\xfe", "is not text; give a CSV or JSON file, gzipped or not"),
+        (gzip.compress(b"ttft_s\n1.0\n")[:-6], "cannot be read: "),
+    ],
 )
-def test_a_file_that_holds_no_ttft_is_refused(tmp_path, content):
-    """An empty, wrong or unreadable trace is a wrong setting, not a crash at the first request."""
+def test_a_file_that_holds_no_ttft_is_refused(tmp_path, content, wanted):
+    """An empty, wrong or damaged trace is a wrong setting, not a crash at the first request."""
     path = tmp_path / "wrong.csv"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"endpoint 'cloud': ttft = .*wrong\.csv"):
-        around(Inner(), ttft=str(path))
-
-
-def test_a_file_that_only_looks_compressed_is_refused(tmp_path):
-    """Damaged gzip is reported, not raised."""
-    path = tmp_path / "wrong.csv.gz"
-    path.write_bytes(gzip.compress(b"ttft_s\n1.0\n")[:-6])
-    with pytest.raises(ConfigError, match="cannot be read as CSV"):
+    with pytest.raises(
+        ConfigError, match=f"^endpoint 'cloud': ttft = {re.escape(repr(str(path)))}: .*{wanted}"
+    ):
         around(Inner(), ttft=str(path))
 
 

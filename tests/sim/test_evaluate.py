@@ -27,8 +27,8 @@ from discostream.sim.report.deduce import findings_of
 from discostream.sim.report.files import FILES, write_report
 from discostream.sim.shelf import FILE, Shelf, key_of
 from discostream.sim.study import Case, judge
-from discostream.sim.traces import read_trace
 from discostream.sim.world import Handoff
+from discostream.traces.servers import read_trace
 
 DATA = Path(os.environ.get("DISCO_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 PROMPTS = {

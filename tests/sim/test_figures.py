@@ -9,8 +9,8 @@ from worlds import PRICES, READER, STANDBY, a_table, a_world, fixed_luck, some_r
 from discostream.core.forecast import SILENCE_S
 from discostream.sim.figures import Tally
 from discostream.sim.simulate import simulate
-from discostream.sim.streams import Streams
 from discostream.sim.world import Handoff
+from discostream.traces.streams import Streams
 from discostream.types import Kind
 
 NAMES = {"policy": "p", "share": 0.3, "device": "d", "server_trace": "t"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from discostream.core.pacing import Reader
 from discostream.core.qoe import read_times
 from discostream.sim.reading import Reading
-from discostream.sim.streams import Streams
+from discostream.traces.streams import Streams
 
 RATE = 5.0
 

@@ -23,9 +23,9 @@ from discostream.sim.report.deduce import findings_of
 from discostream.sim.report.files import DATA, PAGE, SUMMARY, TABLE, write_report
 from discostream.sim.report.intervals import Interval, interval_of, t_quantile
 from discostream.sim.report.story import SECTIONS
-from discostream.sim.traces import read_trace
-from discostream.sim.workload import read_workload
 from discostream.sim.world import Handoff
+from discostream.traces.servers import read_trace
+from discostream.traces.workloads import read_workload
 
 DEVICE = "xiaomi-14-qwen1.5-0.5b"
 SETTING = Setting("builtin:gpt-4o", DEVICE, "device")

@@ -17,8 +17,8 @@ from discostream.core.qoe import qoe, read_times
 from discostream.sim.race import NOBODY
 from discostream.sim.reading import Reading
 from discostream.sim.simulate import simulate
-from discostream.sim.streams import Streams
 from discostream.sim.world import TAKEOVER, Handoff
+from discostream.traces.streams import Streams
 
 OFF = {"handoff": Handoff.OFF}
 

@@ -11,8 +11,8 @@ from discostream.core.cost import Rates
 from discostream.errors import ConfigError
 from discostream.sim.devices import device_named
 from discostream.sim.study import DEVICE, PART, SERVER, Case, Stage, judge
-from discostream.sim.traces import read_trace
 from discostream.sim.world import Handoff
+from discostream.traces.servers import read_trace
 from discostream.types import Kind
 
 CASE = Case(

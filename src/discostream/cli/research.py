@@ -226,7 +226,7 @@ def experiment(
     from discostream.cli.experiment.report import report_on
     from discostream.cli.experiment.screen import show
     from discostream.config import load_settings
-    from discostream.sim.traces import read_trace
+    from discostream.traces.servers import read_trace
 
     own = prompts_file and read_prompts(prompts_file, prompts)
     asked = own or made_prompts(prompts, np.random.default_rng(seed))

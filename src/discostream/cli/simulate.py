@@ -26,9 +26,9 @@ from discostream.errors import ConfigError
 from discostream.sim.figures import Figures
 from discostream.sim.page import COLOURS, Sheet, as_table, drawn, page, paragraphs, script, section
 from discostream.sim.study import Case, judge
-from discostream.sim.traces import read_trace
-from discostream.sim.workload import read_workload
 from discostream.sim.world import Handoff
+from discostream.traces.servers import read_trace
+from discostream.traces.workloads import read_workload
 
 __all__ = ["Judged", "as_csv", "as_json", "as_page", "cases_of", "judge_all", "show"]
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
-import zlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NoReturn
 
 import anyio
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
-from discostream.builtin import builtin_profiles
+from discostream.builtin import BuiltinProfile, builtin_profiles
 from discostream.config import EndpointSettings, suggest
 from discostream.core.cost import Energy
 from discostream.core.distributions import Distribution
+from discostream.core.forecast import SILENCE_S
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import ConfigError, EndpointError, Phase
+from discostream.traces.servers import BUILTIN, path_and_model, read_trace
+from discostream.traces.streams import Streams
 from discostream.types import Event, Kind, Piece, Prefix, Prompt, Request
 
 __all__ = ["EmulatedEndpoint", "EmulatedOptions"]
@@ -37,8 +37,8 @@ class EmulatedOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         around: The dialect of the endpoint that generates; it has the same `model`.
         inner: The keys of that dialect.
-        ttft: A built-in profile, or a CSV file (`.gz` too) with a column `ttft_s` or `ttft_ms`.
-        tokens_per_s: The decode pace; the profile's when absent, and as fast as it comes for a CSV file.
+        ttft: A built-in profile, or any server trace that `read_trace` takes.
+        tokens_per_s: An even decode pace, in place of the profile's or of what was recorded.
         seed: Fixes delays and failures, in the order of requests; different every time when absent.
         refuse_rate: Share of requests that are refused with status 503.
         break_rate: Share of answers whose connection is reset, if they are long enough.
@@ -58,7 +58,10 @@ class EmulatedOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class EmulatedEndpoint(Endpoint):
     """Delivers another endpoint's answers when a recorded service would have.
 
-    Delays only hold pieces back: where the inner endpoint is slower than what it emulates, they come late.
+    Each answer draws a TTFT and a recording of how tokens came; a piece comes when its last token has. Delays
+    only hold pieces back: where the inner endpoint is slower than what it emulates, they come late. Failures
+    of the trace are drawn, too: as in the simulator they are refusals, or silences of `SILENCE_S` and more.
+
     As a server it costs no joules, whatever the inner endpoint burns, and serves any number of requests.
 
     Args:
@@ -73,7 +76,7 @@ class EmulatedEndpoint(Endpoint):
     ) -> None:
         super().__init__(settings, options)
         self._options = options
-        self._ttft, self._tokens_per_s = _service(settings.name, options)
+        self._service = _service(settings.name, options)
         self._rng = np.random.default_rng(options.seed)
         self._inner = inner or build_endpoint(
             msgspec.structs.replace(settings, dialect=options.around, options=options.inner)
@@ -111,20 +114,34 @@ class EmulatedEndpoint(Endpoint):
 
         The inner endpoint starts at once, so its prefill hides behind the emulated TTFT.
         """
-        first_at = anyio.current_time() + float(self._ttft.sample(self._rng))
+        ttft_s = float(self._service.ttft.sample(self._rng))
         refused, broken = self._rng.random(2) < (self._options.refuse_rate, self._options.break_rate)
+        streams = self._service.streams
+        recording = int(self._rng.integers(len(streams.recordings)))
+        if math.isinf(ttft_s):
+            await self._fail()
         if refused:
             raise EndpointError(self.name, Phase.REFUSED, "overloaded (emulated)", status=503)
-        sent = 0
+        first_at, sent = anyio.current_time() + ttft_s, 0
         async with aclosing(self._inner.generate(request, prefix)) as events:
             async for event in events:
                 self._follow()
+                tokens = event.tokens if isinstance(event, Piece) else 0
                 if not isinstance(event, Prompt):
-                    await anyio.sleep_until(first_at + sent / self._tokens_per_s)
+                    last = sent + max(tokens, 1) - 1  # the end of an answer is a token, too
+                    await anyio.sleep_until(first_at + float(streams.came_s(recording, last)))
                 if broken and sent >= self._options.break_after_tokens:
                     raise EndpointError(self.name, Phase.DECODE, "connection reset (emulated)")
                 yield event
-                sent += event.tokens if isinstance(event, Piece) else 0
+                sent += tokens
+
+    async def _fail(self) -> NoReturn:
+        """Fail as one of the requests of the trace did."""
+        failed_after_s = float(self._rng.choice(self._service.failed_after_s))
+        await anyio.sleep(failed_after_s)
+        if failed_after_s < SILENCE_S:
+            raise EndpointError(self.name, Phase.REFUSED, "failed as recorded (emulated)", status=503)
+        raise EndpointError(self.name, Phase.PREFILL, f"silent for {failed_after_s:g} s (emulated)")
 
     def _follow(self) -> None:
         """Take over what the inner endpoint knows of itself by now, which may grow while it starts."""
@@ -134,35 +151,46 @@ class EmulatedEndpoint(Endpoint):
         self.energy = Energy() if self.kind is Kind.SERVER else self._inner.energy
 
 
-def _service(name: str, options: EmulatedOptions) -> tuple[Distribution, float]:
-    """TTFT in seconds and decode pace of the emulated service."""
-    profiles = builtin_profiles()
-    if options.ttft in profiles:
-        profile = profiles[options.ttft]
-        return profile.ttft, options.tokens_per_s or profile.tokens_per_s
-    if not Path(options.ttft).is_file():
-        hint = suggest(options.ttft, profiles)
-        raise ConfigError(
-            f"endpoint {name!r}: ttft = {options.ttft!r}: no built-in profile, nor a file; {hint}"
-        )
-    return _trace(name, Path(options.ttft)), options.tokens_per_s or math.inf
+@dataclass(frozen=True, eq=False)
+class _Service:
+    """What is emulated.
+
+    Attributes:
+        ttft: Seconds to the first token; infinite for the share of requests that failed.
+        failed_after_s: When each of those failed.
+        streams: How tokens followed the first one.
+    """
+
+    ttft: Distribution
+    failed_after_s: NDArray[np.float64]
+    streams: Streams
 
 
-def _trace(name: str, path: Path) -> Distribution:
-    where = f"endpoint {name!r}: ttft = {str(path)!r}: "
+def _service(name: str, options: EmulatedOptions) -> _Service:
+    profile = builtin_profiles().get(options.ttft.removeprefix(BUILTIN))
+    service = _recorded(name, options.ttft) if profile is None else _built_in(profile)
+    if options.tokens_per_s is None:
+        return service
     try:
-        samples = _ttft_column(path)
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
-        raise ConfigError(f"{where}cannot be read as CSV: {error}") from None
-    if not samples or not all(math.isfinite(sample) and sample >= 0 for sample in samples):
-        raise ConfigError(f"{where}needs a column ttft_s or ttft_ms of numbers that are not negative")
-    return Distribution.of_samples(samples)
+        return replace(service, streams=Streams.steady(options.tokens_per_s))
+    except ValueError:
+        raise ConfigError(
+            f"endpoint {name!r}: tokens_per_s = {options.tokens_per_s:g}: must be a number above zero"
+        ) from None
 
 
-def _ttft_column(path: Path) -> list[float]:
-    """Seconds; rows without a TTFT are left out."""
-    raw = path.read_bytes()
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    rows = csv.DictReader(text.splitlines())
-    column, per_s = ("ttft_s", 1.0) if "ttft_s" in (rows.fieldnames or ()) else ("ttft_ms", 1000.0)
-    return [float(row[column]) / per_s for row in rows if row.get(column)]
+def _built_in(profile: BuiltinProfile) -> _Service:
+    return _Service(profile.ttft, np.empty(0), Streams.steady(profile.tokens_per_s))
+
+
+def _recorded(name: str, source: str) -> _Service:
+    where = f"endpoint {name!r}: ttft = {source!r}: "
+    path, _ = path_and_model(source)
+    if not path.exists():
+        raise ConfigError(f"{where}no built-in profile, nor a file; {suggest(source, builtin_profiles())}")
+    try:
+        trace = read_trace(source)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+    failed = np.isinf(trace.ttft_s)
+    return _Service(Distribution.of_samples(trace.ttft_s), trace.failed_after_s[failed], trace.streams)

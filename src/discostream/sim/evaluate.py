@@ -17,8 +17,8 @@ from discostream.sim.crews import Crew, Task, outcomes_of, processes, ray_cluste
 from discostream.sim.devices import DEVICES, device_named
 from discostream.sim.grid import BASELINE, POLICIES, SHARES, Constraint, Grid
 from discostream.sim.shelf import Shelf
-from discostream.sim.traces import BUILTIN, ServerTrace, find_traces, read_trace
-from discostream.sim.workload import Workload, read_workload
+from discostream.traces.servers import BUILTIN, ServerTrace, find_traces, read_trace
+from discostream.traces.workloads import Workload, read_workload
 
 __all__ = ["REQUESTS", "SEEDS", "Evaluation", "crew_of", "evaluate", "grid_of"]
 

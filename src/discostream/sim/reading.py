@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discostream.core.qoe import read_times
-from discostream.sim.streams import Streams
+from discostream.traces.streams import Streams
 
 __all__ = ["Reading"]
 

@@ -22,14 +22,14 @@ from discostream.errors import ConfigError
 from discostream.sim.cells import AnyCell, Course, Drift, Verdict
 from discostream.sim.figures import Figures
 from discostream.sim.online import Stretch
-from discostream.sim.tables import stem
-from discostream.sim.traces import BUILTIN
+from discostream.traces.servers import BUILTIN, path_and_model
+from discostream.traces.tables import stem
 
 __all__ = ["Shelf", "key_of"]
 
 FILE = "cells.jsonl"
 
-COMPUTING = ("builtin", "core", "sim")
+COMPUTING = ("builtin", "core", "sim", "traces")
 """Rooms of the package that decide the figures."""
 
 HANDING_OUT = {"crews.py", "evaluate.py", "grid.py", "shelf.py"}
@@ -156,7 +156,7 @@ def _content(source: str) -> str:
     """The content of a trace's or a workload's file, and of packets that are read with it."""
     if source.startswith(BUILTIN):
         return ""
-    path = Path(source) if Path(source).exists() else Path(source.rpartition("#")[0])
+    path, _ = path_and_model(source)
     packets = path.parent.glob(f"packets-{stem(path).removeprefix('requests-')}.*")
     return _digest([path, *sorted(packets)])
 

@@ -18,15 +18,16 @@ from discostream.core.plugins import load_policy
 from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.errors import ConfigError
+from discostream.sim.arrivals import ArrivalKind, Arrivals, sample
 from discostream.sim.contention import queued
 from discostream.sim.devices import Device, device_named
 from discostream.sim.figures import Figures, Tally
 from discostream.sim.reading import Reading
 from discostream.sim.simulate import simulate
-from discostream.sim.streams import Streams
-from discostream.sim.traces import ServerTrace, read_trace
-from discostream.sim.workload import ArrivalKind, Arrivals, Workload, read_workload, sample
 from discostream.sim.world import TRIES, Handoff, Luck, Requests, Service, World
+from discostream.traces.servers import ServerTrace, read_trace
+from discostream.traces.streams import Streams
+from discostream.traces.workloads import Workload, read_workload
 from discostream.types import Kind
 
 __all__ = ["DEVICE", "SERVER", "Case", "Stage", "judge"]

@@ -20,7 +20,7 @@ from discostream.config import (
 from discostream.core.plugins import policy_names
 from discostream.endpoints.prices import price_of
 from discostream.errors import ConfigError
-from discostream.sim.traces import ServerTrace
+from discostream.traces.servers import ServerTrace
 from discostream.types import Kind
 
 __all__ = ["BASELINES", "CONSTRAINTS", "Design", "chosen_policies", "experiment_settings", "with_delays"]

@@ -25,8 +25,8 @@ from discostream.session.purse import Purse
 from discostream.sim.answers import Answers
 from discostream.sim.reading import Reading
 from discostream.sim.simulate import simulate
-from discostream.sim.streams import Streams
 from discostream.sim.world import TRIES, Handoff, Luck, Requests, Service, World
+from discostream.traces.streams import Streams
 from discostream.types import Kind, Outcome, Plan
 
 __all__ = ["predicted"]

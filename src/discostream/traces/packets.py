@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from discostream.sim.tables import Table
+from discostream.traces.tables import Table
 
 __all__ = ["Capture", "token_times"]
 

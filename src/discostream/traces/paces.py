@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from discostream.builtin import builtin_profiles
 from discostream.core.distributions import Distribution
-from discostream.sim.streams import Streams
+from discostream.traces.streams import Streams
 
 __all__ = ["at_even_pace", "mean_gaps_s", "replayed", "strata"]
 

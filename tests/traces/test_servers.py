@@ -14,11 +14,11 @@ from discostream.builtin import builtin_profiles
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import SILENCE_S
 from discostream.errors import ConfigError
-from discostream.sim.paces import strata
-from discostream.sim.packets import Capture, token_times
-from discostream.sim.streams import Streams
-from discostream.sim.tables import read_table
-from discostream.sim.traces import KINDS, ServerTrace, find_traces, read_trace
+from discostream.traces.paces import strata
+from discostream.traces.packets import Capture, token_times
+from discostream.traces.servers import KINDS, ServerTrace, find_traces, read_trace
+from discostream.traces.streams import Streams
+from discostream.traces.tables import read_table
 
 DATA = Path(os.environ.get("DISCO_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 with_traces = pytest.mark.skipif(

@@ -94,14 +94,23 @@ class Streams:
         The first column is 0, and no row ever falls.
         """
         token, at_s = np.arange(self.tokens), np.empty((len(self.recordings), self.tokens))
-        for row, recording, length, gap_s in zip(
-            at_s, self.recordings, self.lengths.tolist(), self.mean_gaps_s.tolist(), strict=True
-        ):
-            rounds, of_round = np.divmod(token, length)
-            row[:] = recording[of_round] + rounds * (length * gap_s)
+        for recording, row in enumerate(at_s):
+            row[:] = self.came_s(recording, token)
         return at_s
 
-    @property
+    def came_s(self, recording: int, token: ArrayLike) -> Floats:
+        """When tokens of one recording come, seconds after its first, however long the answer is.
+
+        Args:
+            recording: Which one.
+            token: Their places in the answer, counted from 0; the result has the same shape.
+        """
+        length = self.lengths[recording]
+        rounds, of_round = np.divmod(token, length)
+        anew_s = length * self.mean_gaps_s[recording]
+        return np.asarray(self.recordings[recording, of_round] + rounds * anew_s)
+
+    @cached_property
     def mean_gaps_s(self) -> Floats:
         """The mean gap between the tokens of each recording (seconds), shape (recordings,)."""
         spans_s = np.take_along_axis(self.recordings, self.lengths[:, None] - 1, axis=1)[:, 0]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discostream.sim.streams import Streams
+from discostream.traces.streams import Streams
 
 gaps = st.lists(st.floats(0.0, 60.0), min_size=1, max_size=30).filter(lambda gaps: sum(gaps) > 1e-3)
 answers = st.lists(gaps.map(lambda gaps: np.cumsum([0.0, *gaps])), min_size=1, max_size=5)
@@ -51,6 +51,13 @@ def test_any_recordings_reach_any_length(rows, tokens):
         assert np.array_equal(at_s[: row.size], row[:tokens])
         rounds = np.arange(0, tokens, row.size)
         assert at_s[rounds] == pytest.approx(rounds * gap_s)
+
+
+def test_one_token_can_be_asked_for():
+    """Token 7 of a recording of three is the second of its third round, 6 s each."""
+    streams = Streams.recorded([[0.0, 1.0, 4.0], [0.0, 1.0, 2.0, 3.0, 9.0]])
+    assert streams.came_s(0, 7) == 2 * (4.0 + 2.0) + 1.0
+    assert streams.came_s(1, [[4, 5], [0, 1]]).tolist() == [[9.0, 11.25], [0.0, 1.0]]
 
 
 @given(answers, st.integers(1, 100), st.integers(1, 100))

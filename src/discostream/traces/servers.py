@@ -19,10 +19,10 @@ from discostream.builtin import builtin_profiles
 from discostream.config import suggest
 from discostream.core.forecast import SILENCE_S
 from discostream.errors import ConfigError
-from discostream.sim.paces import at_even_pace, mean_gaps_s, replayed, strata
-from discostream.sim.packets import Capture
-from discostream.sim.streams import Streams
-from discostream.sim.tables import Table, columns_of, read_table, stem
+from discostream.traces.paces import at_even_pace, mean_gaps_s, replayed, strata
+from discostream.traces.packets import Capture
+from discostream.traces.streams import Streams
+from discostream.traces.tables import Table, columns_of, read_table, stem
 
 __all__ = [
     "BUILTIN",
@@ -30,6 +30,7 @@ __all__ = [
     "CHARS_PER_TOKEN",
     "ServerTrace",
     "find_traces",
+    "path_and_model",
     "read_trace",
     "whole_tokens",
 ]
@@ -134,7 +135,7 @@ def read_trace(source: str) -> ServerTrace:
     """
     if source.startswith(BUILTIN):
         return _builtin(source.removeprefix(BUILTIN))
-    path, model = _path_and_model(source)
+    path, model = path_and_model(source)
     if not path.exists():
         known = [BUILTIN + name for name in builtin_profiles()]
         raise ConfigError(f"server trace {source!r}: there is no such file; {suggest(source, known)}")
@@ -144,6 +145,12 @@ def read_trace(source: str) -> ServerTrace:
         raise ConfigError(f"{path}: is no server trace: {_told(table.columns)}")
     table = _of_model(table, model)
     return kind.read(stem(path) + (f"#{model}" if model else ""), path, table)
+
+
+def path_and_model(source: str) -> tuple[Path, str]:
+    """The two parts of `FILE#MODEL`; the model is empty where only a file is named."""
+    file, _, model = source.rpartition("#")
+    return (Path(file), model) if file and not Path(source).exists() else (Path(source), "")
 
 
 def find_traces(folder: Path) -> list[Path]:
@@ -179,11 +186,6 @@ def _builtin(name: str) -> ServerTrace:
         None if lengths is None else whole_tokens(rng.permutation(strata(lengths, BUILTIN_REQUESTS))),
         note=f"quantiles of {profile.samples:,} requests; tokens at an even pace",
     )
-
-
-def _path_and_model(source: str) -> tuple[Path, str]:
-    file, _, model = source.rpartition("#")
-    return (Path(file), model) if file and not Path(source).exists() else (Path(source), "")
 
 
 def _of_model(table: Table, model: str) -> Table:

@@ -1,0 +1,1 @@
+"""Recordings: what clients saw of real services, and the requests that real users sent."""
