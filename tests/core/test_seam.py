@@ -1,4 +1,4 @@
-"""Seams: where a cut is allowed, and what is stripped."""
+"""Seams: where a cut is allowed, what is stripped, and what proves that a target goes on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discostream.core.pacing import Reader
-from discostream.core.seam import EchoFilter, ends_sentence, may_cut
+from discostream.core.seam import (
+    EchoFilter,
+    NoContinuation,
+    Proof,
+    cut_back,
+    ends_sentence,
+    may_cut,
+    reasoning_is_open,
+)
 from discostream.types import Carrier
 
 
@@ -20,10 +27,11 @@ from discostream.types import Carrier
         ("It is ", " raining", False),
         ("done.", "\n\nNext", True),
         ("漢", "字", False),
+        ("漢字。", "漢", True),
     ],
 )
 def test_where_text_may_be_cut(written, following, by_text):
-    """Text is cut only before a whitespace-led word, and never behind whitespace; IDs anywhere."""
+    """Text is cut before a spaced word or behind a wide mark, never behind whitespace; IDs anywhere."""
     assert may_cut(written, following, Carrier.TEXT) is by_text
     assert may_cut(written, following, Carrier.TOKENS)
 
@@ -31,6 +39,35 @@ def test_where_text_may_be_cut(written, following, by_text):
 def test_nothing_is_cut_before_it_began():
     """An answer that nothing was delivered of cannot change hands."""
     assert not may_cut("", " word", Carrier.TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("The quick bro", "The quick"),
+        ("The quick ", "The quick"),
+        ("The quick\r\n\r\n", "The quick"),
+        ("One line.\n\nTw", "One line."),
+        ("It is over.", "It is over."),
+        ("Well,", "Well,"),
+        ("Word", "Word"),
+        ("漢字漢字", "漢字漢字"),
+        ("one " + "x" * 40, "one " + "x" * 40),
+        (" led", " led"),
+    ],
+)
+def test_a_broken_answer_is_cut_back_to_a_safe_place(written, kept):
+    """Before the last word, behind no whitespace; where a mark ends the word, or there is none, nowhere."""
+    assert cut_back(written) == kept
+
+
+@given(st.text("ab é漢\n", max_size=60))
+def test_cutting_back_never_invents_anything(written):
+    """What is kept is a beginning of the answer, and whitespace ends it only if it is all there is."""
+    kept = cut_back(written)
+    assert written.startswith(kept)
+    assert not kept[-1:].isspace() or kept == written
+    assert bool(kept) == bool(written)
 
 
 @given(st.text(min_size=1, max_size=30), st.text(max_size=30), st.lists(st.integers(1, 5)))
@@ -53,10 +90,103 @@ def test_sentence_ends():
     assert not ends_sentence("and then,")
 
 
-def test_reader_in_numbers():
-    """A reader of 5 tokens/s with 10 delivered at 0 s has 5 unread at 1 s, and none from 2 s on."""
-    reader = Reader(5.0).deliver(0.0, 10)
-    assert reader.unread(1.0) == pytest.approx(5.0)
-    assert reader.unread(2.0) == 0.0
-    assert reader.deliver(3.0, 5).unread(3.0) == pytest.approx(5.0)
-    assert Reader(5.0).unread(0.0) == 0.0
+@pytest.mark.parametrize(
+    ("text", "is_open"),
+    [
+        ("<think>Let me see", True),
+        ("\n<think>Let me see</think>\n\nIt", False),
+        ("Write <think> to", False),
+        ("", False),
+    ],
+)
+def test_reasoning_is_seen(text, is_open):
+    """An answer that began by thinking aloud is not handed over before it has ended that."""
+    assert reasoning_is_open(text) is is_open
+
+
+SENT = "The keepers lit the lamp at dusk and wrote down"
+
+
+def heard(proof: Proof, said: str, size: int = 1) -> str:
+    """What gets through when this is said in pieces of so many characters, and then nothing more."""
+    passed = "".join(proof.feed(said[at : at + size]) for at in range(0, len(said), size))
+    return passed + proof.end()
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("said", "passed"),
+    [
+        (" the weather.", " the weather."),
+        (", slowly, the weather.", ", slowly, the weather."),
+        (SENT + " the weather.", " the weather."),
+        (" at dusk and wrote down the weather.", " the weather."),
+        ("at dusk and wrote down, slowly.", ", slowly."),
+        (" wrote down wrote down.", " wrote down wrote down."),
+        (" at dusk and wrote downwards.", " at dusk and wrote downwards."),
+        (" The", " The"),
+        ("\n\nThe", "\n\nThe"),
+    ],
+    ids=["plain", "mark", "echo", "repeated", "trimmed", "two words", "half a word", "name", "paragraph"],
+)
+def test_what_goes_on_gets_through(said, passed, size):
+    """An echo of the answer and a repetition of its last words are stripped, and nothing else."""
+    assert heard(Proof(SENT), said, size) == passed
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("The keepers lit the fire instead", "began the answer anew"),
+        ("Sure! Here is the rest", "left out the space"),
+        ("the weather", "left out the space"),
+    ],
+)
+def test_what_does_not_go_on_is_told(said, why, size):
+    """A target that begins anew, introduces itself or glues its first word on is no continuation."""
+    with pytest.raises(NoContinuation, match=why):
+        heard(Proof(SENT, following=" the"), said, size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("overlap", "said", "passed"),
+    [
+        (" the wea", " the weather.", "ther."),
+        (" wea", "weather.", "ther."),
+        (" ", " the", "the"),
+        (" ", "the", "the"),
+        ("\n\n", "\n\nNext", "Next"),
+        (" 日本", " 日本語", "語"),
+    ],
+)
+def test_the_last_word_is_said_again_and_stripped(overlap, said, passed, size):
+    """What was delivered beyond the cut comes once more, with or without its space, and is not delivered."""
+    assert heard(Proof(SENT, overlap), said, size) == passed
+
+
+@pytest.mark.parametrize(("overlap", "said"), [(" wea", " rain"), (" wea", " we"), ("\n\n", " next")])
+def test_another_word_is_no_continuation(overlap, said):
+    """A target that says something else in place of what was delivered is not believed."""
+    with pytest.raises(NoContinuation, match="last word"):
+        heard(Proof(SENT, overlap), said)
+
+
+def test_a_space_is_not_doubled():
+    """Behind a space that was delivered, the space before the next word is left out."""
+    assert heard(Proof("wrote down "), " the weather") == "the weather"
+
+
+def test_a_plain_continuation_is_not_kept_waiting():
+    """The first token that fits nothing suspicious is delivered at once."""
+    assert Proof(SENT).feed(" rain") == " rain"
+    assert Proof("Yes").feed(".") == "."
+
+
+def test_agreeing_is_told_from_silence():
+    """A target that says the end of the answer again and stops has agreed; one that says nothing has not."""
+    proof = Proof(SENT, " the wea")
+    assert heard(proof, " the wea") == ""
+    assert proof.agreed
+    assert not Proof(SENT).agreed

@@ -169,13 +169,13 @@ def write_version(number, path, monkeypatch):
             migrations.migrate(connection)
             connection.execute(
                 "INSERT INTO request (id, request_id, recorded_at, policy, outcome, winner, ttft_s, "
-                "finish_reason, prompt_tokens, completion_tokens, usd, joules, mean_tbt_s, p99_tbt_s, max_tbt_s, "
-                "migrations) VALUES (1, 'old', '2026-03-01T12:00:00.000+00:00', 'disco', 'ok', "
+                "finish_reason, prompt_tokens, completion_tokens, usd, joules, mean_tbt_s, p99_tbt_s, "
+                "max_tbt_s, migrations) VALUES (1, 'old', '2026-03-01T12:00:00.000+00:00', 'disco', 'ok', "
                 "'laptop', 0.25, 'stop', 12, 3, 0.002, 1.5, 0.1, 0.1, 0.1, 0)"
             )
             connection.execute(
-                "INSERT INTO attempt (request, position, endpoint, kind, start_offset_s, ttft_s, prompt_tokens, "
-                "completion_tokens, usd, joules, outcome, mean_tbt_s) "
+                "INSERT INTO attempt (request, position, endpoint, kind, start_offset_s, ttft_s, "
+                "prompt_tokens, completion_tokens, usd, joules, outcome, mean_tbt_s) "
                 "VALUES (1, 0, 'laptop', 'device', 0.0, 0.25, 12, 3, 0.002, 1.5, 'won', 0.1)"
             )
             if number > 1:

@@ -35,6 +35,7 @@ __all__ = [
     "Signal",
     "State",
     "advance",
+    "diagram",
     "handoff_s",
     "weigh_move",
 ]
@@ -102,7 +103,6 @@ TABLE: Mapping[tuple[State, Signal], State] = {
     (State.STREAMING, Signal.SOURCE_BROKE): State.RESCUING,
     (State.PREPARING, Signal.TARGET_READY): State.STREAMING,
     (State.PREPARING, Signal.TARGET_DROPPED): State.STREAMING,
-    (State.PREPARING, Signal.SOURCE_SILENT): State.HEDGING,
     (State.PREPARING, Signal.SOURCE_FINISHED): State.FINISHED,
     (State.PREPARING, Signal.SOURCE_BROKE): State.RESCUING,
     (State.HEDGING, Signal.TARGET_READY): State.STREAMING,
@@ -130,6 +130,13 @@ def advance(state: State, signal: Signal) -> State:
         return TABLE[state, signal]
     except KeyError:
         raise InvalidTransition(f"{signal.value!r} cannot happen while {state.value!r}") from None
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram."""
+    rows = [f"{before.value} --> {after.value}: {signal.value}" for (before, signal), after in TABLE.items()]
+    ends = [f"{state.value} --> [*]" for state in State if state in FINAL]
+    return "\n    ".join(["stateDiagram-v2", f"[*] --> {State.STREAMING.value}", *rows, *ends])
 
 
 @dataclass(frozen=True, slots=True)

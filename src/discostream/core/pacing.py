@@ -80,10 +80,10 @@ def release_in_s(due_in_s: Sequence[float], most_s: float) -> float:
 
 
 def words_of(text: str, tokens: int) -> Iterator[tuple[str, int]]:
-    """A piece as words with the whitespace before them, its tokens shared out by characters."""
+    """A piece as words with the whitespace before them, its tokens shared out by characters, rounded up."""
     shared = written = 0
     for word in _WORD.findall(text):
         written += len(word)
-        share = tokens * written // len(text) - shared
+        share = -(-tokens * written // len(text)) - shared
         shared += share
         yield word, share

@@ -102,9 +102,7 @@ class ScriptedEndpoint(Endpoint):
                 cached = None if slot is None else _common(slot.read, prompt)
                 if cached is not None:
                     yield Prompt(len(prompt), cached)
-                await anyio.sleep(script.ttft_s + script.prefill_s_per_token * (len(prompt) - (cached or 0)))
-                if slot is not None:
-                    slot.read = prompt
+                await self._read(prompt, cached or 0, slot)
                 for sent, token in enumerate(tokens[:limit]):
                     await anyio.sleep(script.tbt_s if sent else 0.0)
                     await self._mishap(sent)
@@ -112,6 +110,17 @@ class ScriptedEndpoint(Endpoint):
                 await self._mishap(limit)
                 reason = FinishReason.LENGTH if limit < len(tokens) else FinishReason.STOP
                 yield Finish(reason, len(prompt), limit, cached)
+
+    async def _read(self, prompt: list[str], cached: int, slot: _Slot | None) -> None:
+        """Take the time for what is not cached; the slot keeps what was read, also of a cancelled request."""
+        script, began_at = self.script, anyio.current_time()
+        try:
+            await anyio.sleep(script.ttft_s + script.prefill_s_per_token * (len(prompt) - cached))
+        finally:
+            if slot is not None:
+                reading_s = max(anyio.current_time() - began_at - script.ttft_s, 0.0)
+                per_token = script.prefill_s_per_token
+                slot.read = prompt[: cached + int(reading_s / per_token + 1e-9)] if per_token else prompt
 
     @asynccontextmanager
     async def _slot(self, prompt: list[str]) -> AsyncGenerator[_Slot | None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import anyio
 
@@ -150,11 +151,6 @@ class Delivery:
         """Nobody has spoken until the moment that something was due."""
         if self.target is None:
             await self._hedge()
-        elif self.state is State.PREPARING and not self.held and self._may_be_rescued():
-            self.rescues += 1
-            self._signal(Signal.SOURCE_SILENT)
-            self.target.reason, self.target.why = MigrationReason.RESCUE, self._silence()
-            self.target.late_at = math.inf
         else:
             self.late.add(self.target.name)
             await self._drop_target("it was late")
@@ -192,18 +188,16 @@ class Delivery:
 
     async def _hedge(self) -> None:
         """The source has been silent for too long: start another, unless the reader has enough to wait."""
-        able = self._able() if self._may_be_rescued() else []
-        in_time = [successor for successor in able if successor.name not in self.late]
-        if not in_time:
+        able = self._rescuers()
+        if not able:
             self.listening_until = math.inf
             return
-        dry_at = self.written.reader.done_at or 0.0
-        self.listening_until = dry_at - in_time[0].handoff_s
+        self.listening_until = (self.written.reader.done_at or 0.0) - able[0].handoff_s
         if self.listening_until > anyio.current_time():
             return
         self.rescues += 1
         self._signal(Signal.SOURCE_SILENT)
-        self._rescue_by(in_time[0], self._silence(), last=len(in_time) == 1)
+        self._rescue_by(able, self._silence())
 
     async def _lose_source(self, error: EndpointError) -> None:
         """The source broke: whoever is being prepared goes on, or somebody else."""
@@ -226,18 +220,27 @@ class Delivery:
             self._signal(Signal.COMPLETE)
             self.finish = FinishReason.STOP
             return
-        able = self._able() if self._may_be_rescued() else []
-        in_time = [successor for successor in able if successor.name not in self.late]
+        able = self._rescuers()
         if not able:
             self._signal(Signal.NO_TARGET)
             return
         self.rescues += 1
         why = str(self.failures[-1]) if self.failures else "the target failed after the source was stopped"
-        self._rescue_by((in_time or able)[0], why, last=len(in_time) < 2)
+        self._rescue_by(able, why)
 
-    def _rescue_by(self, successor: Successor, why: str, *, last: bool) -> None:
-        late_at = math.inf if last else anyio.current_time() + successor.handoff_s
-        self._start_target(successor, MigrationReason.RESCUE, why, late_at)
+    def _rescue_by(self, able: Sequence[Successor], why: str) -> None:
+        """Start the first; it has to be in time only while there is a second one that was never late."""
+        another = len(able) > 1 and able[1].name not in self.late
+        late_at = anyio.current_time() + able[0].handoff_s if another else math.inf
+        self._start_target(able[0], MigrationReason.RESCUE, why, late_at)
+
+    def _rescuers(self) -> list[Successor]:
+        """Whoever could rescue the answer, if that is allowed; who was late before comes last."""
+        if not self._may_be_rescued():
+            return []
+        stopped = self.state is State.RESCUING and self.source.error is None
+        spent = self.failed if stopped else {*self.failed, self.source.endpoint.name}
+        return sorted(self.successors.able(self.source, spent), key=lambda able: able.name in self.late)
 
     def _may_be_rescued(self) -> bool:
         return (
@@ -246,13 +249,6 @@ class Delivery:
             and self.request.pinned is None
             and self.rescues < self.settings.max_rescues
             and not reasoning_is_open(self.written.text)
-        )
-
-    def _able(self) -> list[Successor]:
-        """Whoever could rescue the answer; the source itself only if it was stopped in good health."""
-        stopped = self.state is State.RESCUING and self.source.error is None
-        return self.successors.able(
-            self.source, self.failed if stopped else {*self.failed, self.source.endpoint.name}
         )
 
     def _start_target(
@@ -329,13 +325,13 @@ class Delivery:
             self._become_source(target.attempt)
             self.finish = reason
         else:
-            self.failed.add(target.name)
+            self._distrust(target)
             await self._drop_target("it ended the answer at once")
 
     async def _refuse(self, target: Target, why: str) -> None:
         """Drop a target that does not go on; ask it once more if it was asked to say a word again."""
         if target.sent == self.written.text:
-            self.failed.add(target.name)
+            self._distrust(target)
             await self._drop_target(why)
             return
         self._cancel_target(why)
@@ -344,6 +340,11 @@ class Delivery:
         except BudgetSpent as error:
             self._note_failure(error)
             await self._drop_target(str(error))
+
+    def _distrust(self, target: Target) -> None:
+        """Ask a rescuer for nothing more; but one that was asked at an earlier seam may try from the end."""
+        if target.reason is MigrationReason.RESCUE and not self.held:
+            self.failed.add(target.name)
 
     async def _drop_target(self, why: str) -> None:
         self._signal(Signal.TARGET_DROPPED)

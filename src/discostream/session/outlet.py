@@ -81,7 +81,7 @@ class PacedOutlet(Outlet):
         self._tokens_per_s = tokens_per_s
         self._max_lag_s = max_lag_s
         self._waiting: deque[_Word] = deque()
-        self._released_at = -math.inf
+        self._released_at: float | None = None
         self._changed = anyio.Event()
         self._tasks: TaskGroup
 
@@ -126,6 +126,9 @@ class PacedOutlet(Outlet):
                 self._tell()
 
     def _next_at(self) -> float:
+        """When the first of the waiting words is to leave; the very first does not wait."""
+        if self._released_at is None:
+            return -math.inf
         due_in_s = [word.due_at - self._released_at for word in self._waiting]
         return self._released_at + release_in_s(due_in_s, self._waiting[0].tokens / self._tokens_per_s)
 

@@ -44,7 +44,7 @@ def settle(
         finish_reason=finish,
         prompt_chars=request.prompt_chars,
         prompt_tokens=(winner.prompt_tokens if winner else None) or attempts.prompt_tokens,
-        completion_tokens=_delivered_tokens(winner, written),
+        completion_tokens=_delivered_tokens(winner if finish else None, written),
         attempts=(
             *(_paid(attempt, _settled(attempt, attempts, known)) for attempt in attempts.started),
             *_never_started(plan, known, attempts),

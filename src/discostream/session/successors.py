@@ -73,10 +73,8 @@ class Successors:
         prefix = self.written.prefix(text, with_ids=successor.by is Carrier.TOKENS)
         request = self.request
         if request.max_tokens is not None:
-            again = (len(self.written.text) - len(text)) / CHARS_PER_TOKEN
-            request = replace(
-                request, max_tokens=request.max_tokens - self.written.whole_tokens + round(again)
-            )
+            again = round((len(self.written.text) - len(text)) / CHARS_PER_TOKEN)
+            request = replace(request, max_tokens=request.max_tokens - self.written.whole_tokens + again)
         return request, prefix
 
     def weigh(
