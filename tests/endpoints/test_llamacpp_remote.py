@@ -72,6 +72,10 @@ async def hang(http: web.Request) -> web.StreamResponse:
     return response
 
 
+async def say_half_a_character(http: web.Request) -> web.Response:
+    return web.Response(body=b'data: {"content":"\xf0\x9f"}\n\n')
+
+
 async def throw_in_a_page(http: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(http)
@@ -99,6 +103,14 @@ async def test_silence_is_a_break() -> None:
     assert [event.text for event in events if isinstance(event, Piece)] == ["hi"]
     assert error
     assert (error.phase, error.message) == (Phase.DECODE, "silent for too long")
+
+
+async def test_half_a_character_is_a_break() -> None:
+    """A stream that is not UTF-8 ends in an error of the endpoint's."""
+    async with server(say_half_a_character) as base_url:
+        _, error = await collect(base_url)
+    assert error
+    assert "sent what llama.cpp would not" in error.message
 
 
 async def test_a_page_thrown_into_the_body_is_a_break() -> None:

@@ -413,7 +413,7 @@ class _Attempt:
         except (aiohttp.ClientError, OSError) as error:
             message = f"the connection broke: {error or type(error).__name__}"
             raise EndpointError(self.endpoint, self.phase, message) from error
-        except (msgspec.DecodeError, SseError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, SseError) as error:
             message = f"sent what llama.cpp would not: {error}"
             raise EndpointError(self.endpoint, self.phase, message) from error
 
