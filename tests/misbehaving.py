@@ -88,6 +88,7 @@ class Script:
         chunked: How the body is framed: in chunks, or by the end of the connection.
         ascii_only: Whether JSON escapes what is not ASCII.
         pause_s: The time between two tokens.
+        hiccup_s: How long a sound answer stops at the place.
     """
 
     tokens: tuple[str, ...]
@@ -99,6 +100,7 @@ class Script:
     chunked: bool = True
     ascii_only: bool = True
     pause_s: float = 0.0
+    hiccup_s: float = 0.0
 
     @classmethod
     def drawn(cls, luck: Random, *, in_words: bool = False, **fields: Any) -> Script:
@@ -129,7 +131,7 @@ class Script:
         return [told, *rest] if told and self.manner is Manner.REPEATS else rest
 
     def strike(self, tokens: int) -> int:
-        """Before which event of `tokens` tokens and a finish it goes wrong."""
+        """Before which event of `tokens` tokens and a finish the place is."""
         match self.place:
             case Place.BEFORE_CONTENT:
                 return 0
@@ -248,7 +250,7 @@ async def _perform(script: Script, told: str, wire: Wire) -> None:
     for part in parts[:right]:
         await wire.send(part)
         await asyncio.sleep(script.pause_s)
-    await asyncio.sleep(ARRIVED_S if script.fault else 0)
+    await asyncio.sleep(ARRIVED_S if script.fault else script.hiccup_s)
     match script.fault:
         case Fault.RESET:
             wire.reset()

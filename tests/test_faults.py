@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 AT_ONCE = 50
 SILENCE_S = 0.7
-"""Less than a byte a second leaves between two."""
+"""Less than a byte a second leaves between two, and too short for a hedge to come first."""
 
 CELLS = tuple(itertools.product(Fault, Place))
 CUT_OFF = "the connection broke|ended the stream without a finish_reason"
@@ -189,13 +189,14 @@ async def play(
     asked: Sequence[Case],
     endpoints: Sequence[dict[str, Any]],
     script_of: Callable[[str, Case], Script],
+    late_s: float = 60.0,
     **tables: Any,
 ) -> list[Played]:
     """Ask for every case, many at once, and see that no connection to the upstream outlives its use.
 
-    The first endpoint starts at once, the last would start much later, any between stand by.
+    The first endpoint starts at once, the last would start `late_s` later, any between stand by.
     """
-    offsets = {endpoints[-1]["name"]: 60.0, endpoints[0]["name"]: 0.0}
+    offsets = {endpoints[-1]["name"]: late_s, endpoints[0]["name"]: 0.0}
     async with misbehaving() as upstream:
         for name, case in itertools.product((table["name"] for table in endpoints), asked):
             upstream.scripts[name, case.prompt] = script_of(name, case)
@@ -386,3 +387,35 @@ async def test_an_answer_outlives_whom_it_moved_to(tmp_path: Path, source: str, 
     for one in played:
         one.assert_whole()
     assert sum(one.asked["broken"] for one in played) > 0.9 * len(played)
+
+
+FAST_READER = {"consumption_tokens_per_s": 1000.0}
+"""Who has read what there is at once, so that no silence is hidden."""
+
+
+@BOTH_DIRECTIONS
+async def test_silence_is_not_waited_out(tmp_path: Path, source: str, rescuer: str) -> None:
+    """A source that falls silent, or all but silent, is replaced long before its connection times out."""
+    silent = [case for case in cases(4) if case.fault in (Fault.STALL, Fault.DRIP) and case.breaks]
+    pair = [endpoint("broken", source), endpoint("sound", rescuer)]
+    with anyio.fail_after(10):
+        script_of = broken_or_sound(source)
+        played = await play(tmp_path, library, silent, pair, script_of, late_s=0.3, migration=FAST_READER)
+    for one in played:
+        one.assert_whole()
+
+
+@BOTH_DIRECTIONS
+async def test_only_one_of_two_speaks(tmp_path: Path, source: str, rescuer: str) -> None:
+    """A source that speaks again just as it is given up, and who takes over, never both add to an answer."""
+
+    def script_of(name: str, case: Case) -> Script:
+        luck = Random(f"{name} {case.prompt}")
+        hiccup_s = luck.uniform(0.95, 1.1) if name == "hesitant" else 0.0
+        return Script.drawn(luck, place=Place.MID_ANSWER, hiccup_s=hiccup_s, pause_s=0.001)
+
+    pair = [endpoint("hesitant", source), endpoint("sound", rescuer)]
+    played = await play(tmp_path, library, cases(2), pair, script_of, migration=FAST_READER)
+    for one in played:
+        one.assert_whole()
+    assert {len(one.outcome.migrations) for one in played} == {0, 1}
