@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 from aiohttp import web
 
@@ -71,6 +72,21 @@ async def hang(http: web.Request) -> web.StreamResponse:
     return response
 
 
+async def say_half_a_character(http: web.Request) -> web.Response:
+    return web.Response(body=b'data: {"content":"\xf0\x9f"}\n\n')
+
+
+async def throw_in_a_page(http: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(http)
+    await response.write(b'data: {"content":"hi","tokens":[7],"tokens_predicted":1}\n\n')
+    await asyncio.sleep(0.05)
+    assert http.transport is not None
+    http.transport.write(b"<html>502 Bad Gateway</html>\r\n")
+    await asyncio.sleep(30)
+    return response
+
+
 async def quote_the_key(http: web.Request) -> web.Response:
     told = {"error": {"message": "x" * 280 + http.headers["Authorization"], "type": "authentication_error"}}
     return web.json_response(told, status=401)
@@ -87,6 +103,24 @@ async def test_silence_is_a_break() -> None:
     assert [event.text for event in events if isinstance(event, Piece)] == ["hi"]
     assert error
     assert (error.phase, error.message) == (Phase.DECODE, "silent for too long")
+
+
+async def test_half_a_character_is_a_break() -> None:
+    """A stream that is not UTF-8 ends in an error of the endpoint's."""
+    async with server(say_half_a_character) as base_url:
+        _, error = await collect(base_url)
+    assert error
+    assert "sent what llama.cpp would not" in error.message
+
+
+async def test_a_page_thrown_into_the_body_is_a_break() -> None:
+    """A body whose framing goes wrong, as by a proxy in between, breaks off soon."""
+    async with server(throw_in_a_page) as base_url:
+        with anyio.fail_after(5):
+            events, error = await collect(base_url)
+    assert [event.text for event in events if isinstance(event, Piece)] == ["hi"]
+    assert error
+    assert error.phase is Phase.DECODE
 
 
 async def test_a_quoted_key_is_never_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp.http_parser
 import anyio
 import pytest
 from aiohttp import web
+from aiohttp.http_parser import HttpResponseParserPy
 
 from discostream.config import EndpointSettings, convert_options
 from discostream.endpoints.openai import OpenAIEndpoint
@@ -346,6 +348,32 @@ async def test_a_cut_connection_is_a_break() -> None:
 
     before, error = await failure_of(cut)
     assert (before, error.phase) == ([Piece("Hel")], Phase.DECODE)
+
+
+def throws_in_a_page(*parts: bytes) -> Script:
+    """Send these parts, and then what is no chunk of the body."""
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        response = await streams(*parts, 0.05)(request)
+        assert request.transport is not None
+        request.transport.write(b"<html>502 Bad Gateway</html>\r\n")
+        await anyio.sleep(30)
+        return response
+
+    return script
+
+
+@pytest.mark.parametrize("parser", [aiohttp.http_parser.HttpResponseParser, HttpResponseParserPy])
+async def test_a_page_thrown_into_the_body_is_a_break(parser: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body whose framing goes wrong breaks off soon, though aiohttp may tell nobody; a finish stays one."""
+    monkeypatch.setattr("aiohttp.client_proto.HttpResponseParser", parser)
+    with anyio.fail_after(5):
+        before, error = await failure_of(throws_in_a_page(chunk("Hel")))
+        assert (before, error.phase) == ([Piece("Hel")], Phase.DECODE)
+        assert error.message == "the connection broke: its framing is wrong"
+        script = throws_in_a_page(chunk("Hi", "stop"))
+        async with upstream(script) as server, endpoint(server.base_url) as made:
+            assert await everything(made) == [Piece("Hi"), Finish(FinishReason.STOP)]
 
 
 @pytest.mark.parametrize(("parts", "phase"), [((), Phase.PREFILL), ((chunk("Hel"),), Phase.DECODE)])

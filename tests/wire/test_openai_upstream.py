@@ -197,6 +197,15 @@ def test_a_repeated_prefix_is_taken_off(cut: int) -> None:
     assert all(event.text for event in events if isinstance(event, Piece))
 
 
+@pytest.mark.parametrize("rest", [("ab", ""), ("a", "b"), ("ab",)])
+def test_what_turns_out_to_be_no_echo_is_told(rest: tuple[str, ...]) -> None:
+    """Text that could have become the repeated prefix is the answer's own once the answer has ended."""
+    *first, last = rest
+    events = read(AnswerReader(echo="abc"), *map(chunk, first), chunk(last, finish="stop"))
+    assert "".join(event.text for event in events if isinstance(event, Piece)) == "ab"
+    assert read(AnswerReader(echo="abc"), chunk("abc"), chunk("", finish="stop")) == []
+
+
 @pytest.mark.parametrize(
     ("blank", "said", "new"),
     [

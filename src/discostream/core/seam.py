@@ -96,6 +96,10 @@ class EchoFilter:
         self._open = True
         return self._held.removeprefix(self._prefix)
 
+    def end(self) -> str:
+        """What is still held when the target has ended: it was no echo, for an echo would have gone on."""
+        return "" if self._open else self._held
+
 
 class NoContinuation(ValueError):  # noqa: N818 - says what was found
     """What a target said is no continuation of the answer."""
@@ -189,7 +193,7 @@ class Proof:
         """The first words as they must stand behind the answer, with one space between."""
         if self._following[:1].isspace() and not self._overlap and news[0].isalnum():
             raise NoContinuation("left out the space before its first word")
-        return news.removeprefix(" ") if (self._sent + self._overlap).endswith(" ") else news
+        return news.removeprefix(" ") if self._sent.endswith(" ") and not self._overlap else news
 
 
 def _beginning(one: str, other: str) -> str:

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.endpoints.base import Endpoint
+from discostream.endpoints.body import Body
 from discostream.endpoints.keys import api_key, redact
 from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
 from discostream.engine.shape import model_shape
@@ -363,9 +364,10 @@ class _Server:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self.read_timeout_s)
         async with self._open("/completion", body, timeout) as response:
             decoder = SseDecoder()
-            async for data in response.content.iter_any():
-                for event in decoder.feed(data):
-                    yield msgspec.json.decode(event, type=_Frame)
+            with Body(response) as stream:
+                while data := await stream.read():
+                    for event in decoder.feed(data):
+                        yield msgspec.json.decode(event, type=_Frame)
 
     async def _ask(self, path: str, body: dict[str, Any] | None, reply: type[Reply]) -> Reply:
         async with self._open(path, body) as response:
@@ -420,7 +422,7 @@ class _Attempt:
         except (aiohttp.ClientError, OSError) as error:
             message = f"the connection broke: {error or type(error).__name__}"
             raise EndpointError(self.endpoint, self.phase, message) from error
-        except (msgspec.DecodeError, SseError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, SseError) as error:
             message = f"sent what llama.cpp would not: {error}"
             raise EndpointError(self.endpoint, self.phase, message) from error
 

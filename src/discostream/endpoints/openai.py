@@ -16,6 +16,7 @@ from yarl import URL
 
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
+from discostream.endpoints.body import Body
 from discostream.endpoints.dialects import CONTINUATIONS, ContinuationName
 from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
@@ -86,14 +87,15 @@ class OpenAIEndpoint(Endpoint):
         sent = prefix.text.rstrip()
         echo = sent if self._options.repeats_prefix else ""
         answer = AnswerReader(echo, blank=prefix.text[len(sent) :])
-        body = io.BytesIO(self._body(request, sent))
+        data = io.BytesIO(self._body(request, sent))
         try:
-            async with self._client().post(self._url, data=body, allow_redirects=False) as response:
-                await self._refuse_all_but_streams(response, continuing=bool(sent))
-                while answer.finish_reason is None:
-                    for event in answer.feed(await response.content.readany()):
-                        yield event
-                await _read_tail(response, answer)
+            async with self._client().post(self._url, data=data, allow_redirects=False) as response:
+                with Body(response) as body:
+                    await self._refuse_all_but_streams(response, body, continuing=bool(sent))
+                    while answer.finish_reason is None:
+                        for event in answer.feed(await body.read()):
+                            yield event
+                    await _read_tail(body, answer)
         except _FOREIGN as error:
             raise self._translated(error, answer.phase) from error
         yield answer.finish()
@@ -140,17 +142,19 @@ class OpenAIEndpoint(Endpoint):
         wishes |= asdict(request.sampling)
         return msgspec.json.encode(body | {name: wish for name, wish in wishes.items() if wish is not None})
 
-    async def _refuse_all_but_streams(self, response: aiohttp.ClientResponse, *, continuing: bool) -> None:
+    async def _refuse_all_but_streams(
+        self, response: aiohttp.ClientResponse, body: Body, *, continuing: bool
+    ) -> None:
         kind = response.headers.get("Content-Type", "text/event-stream")
         if response.status < 300 and kind.lower().startswith("text/event-stream"):
             return
-        body = await _beginning(response)
-        error = decode_error(body)
+        said = await _beginning(body)
+        error = decode_error(said)
         status = response.status if response.status >= 300 else error.status
         if continuing and status in CANNOT_CONTINUE and error.code != CONTEXT_LENGTH_EXCEEDED:
             self.continues = frozenset()
         what = f"HTTP {response.status}" if response.status >= 300 else f"{kind} instead of an event stream"
-        answered = response.status < 300 and b'"choices"' in body  # at once, and will be paid for it
+        answered = response.status < 300 and b'"choices"' in said  # at once, and will be paid for it
         phase = Phase.PREFILL if answered else Phase.REFUSED
         raise self._failure(phase, f"answered with {what}: {error}", status, error.code)
 
@@ -181,22 +185,22 @@ class OpenAIEndpoint(Endpoint):
         return EndpointError(self.name, phase, redact(message, self._key), status=status, code=code)
 
 
-async def _read_tail(response: aiohttp.ClientResponse, answer: AnswerReader) -> None:
+async def _read_tail(body: Body, answer: AnswerReader) -> None:
     """Collect the token counts behind the finish."""
     with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
         while not answer.over:
-            list(answer.feed(await response.content.readany()))
+            list(answer.feed(await body.read()))
     with anyio.move_on_after(REUSE_S), suppress(aiohttp.ClientError):
-        await response.content.readany()
+        await body.read()
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+async def _beginning(body: Body) -> bytes:
     """The first bytes of an error's body, as many as come soon."""
-    body = bytearray()
+    said = bytearray()
     with anyio.move_on_after(ERROR_BODY_S), suppress(aiohttp.ClientError):
-        while len(body) < MAX_ERROR_BYTES and (data := await response.content.readany()):
-            body += data
-    return bytes(body[:MAX_ERROR_BYTES])
+        while len(said) < MAX_ERROR_BYTES and (data := await body.read()):
+            said += data
+    return bytes(said[:MAX_ERROR_BYTES])
 
 
 def _chat_url(endpoint: str, base_url: str) -> URL:

@@ -78,14 +78,16 @@ class AnswerReader:
             if self._usage is None and self.phase is Phase.PREFILL and chunk.usage.prompt_tokens:
                 yield Prompt(chunk.usage.prompt_tokens)
             self._usage = chunk.usage.filled_from(self._usage)
-        text = self._without_repeats(chunk.content)
+        text = self._without_repeats(chunk)
         if text and self.finish_reason is None:
             self.phase = Phase.DECODE
             yield Piece(text, max(1, round(len(text) / CHARS_PER_TOKEN)))
         self.finish_reason = self.finish_reason or chunk.finish_reason
 
-    def _without_repeats(self, content: str) -> str:
-        text = self._echo.feed(content)
+    def _without_repeats(self, chunk: UpstreamChunk) -> str:
+        text = self._echo.feed(chunk.content)
+        if chunk.finish_reason is not None:
+            text += self._echo.end()
         while self._blank and text.startswith(self._blank[0]):
             text, self._blank = text[1:], self._blank[1:]
         if text:
