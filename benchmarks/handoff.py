@@ -6,8 +6,8 @@ takes nothing of the machine on which the device generates. Four tables, of whic
 A  what is read: answers begin at the server and move to the device, from SmolLM2 to SmolLM2 by tokens, and
    from SmolLM2 to Gemma and back by text; each prompt is answered once more without migration
 B  quality: the same answers, scored by the stronger of the two models
-C  money: policy `disco` with half of the prompt tokens for the server, with and without migration; answers
-   are greedy and may be as long as GPT-4o's median
+C  money: policy `disco` with half of the prompt tokens for the server, with and without migration; greedily,
+   and with answers about as long as GPT-4o's are in the median
 D  warm standby: the device's start on an answer whose prompt it has read, and on one that it has not
 
 Run it alone on the machine; a hundred prompts take more than an hour:
@@ -30,12 +30,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import NormalDist, mean, median
+from statistics import NormalDist, median
 from typing import Any
 
 import anyio
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
 from discostream import Disco, connect
 from discostream.builtin import builtin_output_lengths
@@ -81,6 +82,9 @@ HUMAN = (
     "tell when his liver was out of order. I had them all."
 )
 """What the two models are compared by: Jerome K. Jerome, Three Men in a Boat (1889), the beginning."""
+
+AT_LENGTH = "\nWrite at least 300 words, and give reasons and examples."
+"""To a third of the prompts, SmolLM2 would say less than a hundred tokens."""
 
 SAID = "The notes tell of a quiet week by the sea"
 """An answer so far, for the device to go on from."""
@@ -190,6 +194,7 @@ class Money:
     saved: tuple[float, float, float]
     qoe: float
     qoe_unmoved: float
+    qoe_change: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -390,10 +395,11 @@ def quality(route: str, pairs: Iterable[Pair], scores: Mapping[tuple[str, str], 
     )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and between which two values it lies with the confidence stated."""
-    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean(values), mean(values) - half, mean(values) + half
+def interval(values: ArrayLike) -> tuple[float, float, float]:
+    """The mean of at least two values, and from where to where the true one lies with our `CONFIDENCE`."""
+    middle, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * spread / np.size(values) ** 0.5
+    return middle, middle - half, middle + half
 
 
 async def spend(design: Design, advance: Callable[[], None]) -> Money:
@@ -402,7 +408,9 @@ async def spend(design: Design, advance: Callable[[], None]) -> Money:
     openings = iter(random.Random(design.seed).sample(range(10**6), 2 * len(design.prompts)))
     answers: dict[bool, list[Outcome]] = {True: [], False: []}
     median_tokens = round(float(builtin_output_lengths().quantile(0.5)))
-    async with staged(replace(design, temperature=0.0, max_tokens=median_tokens), SMOLLM2, SMOLLM2) as stage:
+    prompts = tuple(prompt + AT_LENGTH for prompt in design.prompts)
+    design = replace(design, prompts=prompts, temperature=0.0, max_tokens=median_tokens)
+    async with staged(design, SMOLLM2, SMOLLM2) as stage:
         stage.disco.expect_prompts([len(OPENING) + len(prompt) for prompt in design.prompts])
         ways = {migrates: stage.way(policy, migrates=migrates) for migrates in (True, False)}
         for number in range(len(design.prompts)):
@@ -417,6 +425,7 @@ def money(moved: Sequence[Outcome], stayed: Sequence[Outcome]) -> Money:
     """What the server took for answers with migration and without."""
     spent = np.array([[server_usd(outcome) for outcome in outcomes] for outcomes in (moved, stayed)])
     draws = np.random.default_rng(0).integers(len(moved), size=(REDRAWS, len(moved)))
+    felt = np.array([[felt_qoe(outcome) for outcome in outcomes] for outcomes in (moved, stayed)])
     ends = np.quantile(saved(spent[:, draws]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Money(
         prompts=len(moved),
@@ -426,9 +435,15 @@ def money(moved: Sequence[Outcome], stayed: Sequence[Outcome]) -> Money:
         usd=float(spent[0].sum()),
         usd_unmoved=float(spent[1].sum()),
         saved=(float(saved(spent)), *ends.tolist()),
-        qoe=mean(qoe(outcome.delivered_s, READER) for outcome in moved),
-        qoe_unmoved=mean(qoe(outcome.delivered_s, READER) for outcome in stayed),
+        qoe=float(felt[0].mean()),
+        qoe_unmoved=float(felt[1].mean()),
+        qoe_change=interval((felt[0] - felt[1]) / felt[1].mean()),
     )
+
+
+def felt_qoe(outcome: Outcome) -> float:
+    """Quality of experience; 0 where no content came."""
+    return qoe(outcome.delivered_s, READER) if outcome.delivered_s else 0.0
 
 
 def server_usd(outcome: Outcome) -> float:
@@ -520,6 +535,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
+    if chosen.prompts < 2:
+        parser.error("--prompts: two at least, for intervals")
     rng = np.random.default_rng(chosen.seed)
     design = Design(
         prompts=instructions(chosen.workload, chosen.prompts, rng)
@@ -653,6 +670,7 @@ MONEY = {
     "saved": lambda row: ranged(row["saved"], ".1%"),
     "QoE": lambda row: f"{row['qoe']:.4f}",
     "unmoved ": lambda row: f"{row['qoe_unmoved']:.4f}",
+    "change": lambda row: ranged(row["qoe_change"], "+.2%"),
 }
 STANDBY = {
     "D": lambda row: f"{row['prompt_tokens']} prompt tokens",

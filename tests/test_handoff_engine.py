@@ -97,6 +97,7 @@ def test_money_is_the_servers():
     assert row.saved[1] <= 0.5 <= row.saved[2]
     assert handoff.money(moved, [answered(4.0), answered(2.0)]).planned_alike == 1
     assert row.qoe == row.qoe_unmoved
+    assert row.qoe_change == (0.0, 0.0, 0.0)
 
 
 def test_what_stays_where_it_is_excuses_what_moves():
