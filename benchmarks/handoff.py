@@ -86,9 +86,16 @@ HUMAN = (
 AT_LENGTH = "\nWrite at least 300 words, and give reasons and examples."
 """To a third of the prompts, SmolLM2 would say less than a hundred tokens."""
 
-SAID = "The notes tell of a quiet week by the sea"
-"""An answer so far, for the device to go on from."""
+SAID = (
+    "The notes tell of a quiet week by the sea",
+    "A river runs through most of these words",
+    "Somebody wrote this down in a great hurry",
+)
+"""Answers so far, for the device to go on from; none begins like another."""
 
+
+LET_GO_S = 0.2
+"""No handoff comes so soon after a race; asked at once, llama.cpp would still have the loser in its slot."""
 
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
 
@@ -477,10 +484,11 @@ async def stand_by(runs: int, seed: int, prompt_tokens: int = 600) -> Standby:
         text = await words_of_length(device, prompt_tokens, chance)
         cold_s, warm_s = [], []
         for _ in range(runs):
-            cold_s.append(await first_piece_s(device, fresh(text, chance), Prefix(SAID)))
+            cold_s.append(await first_piece_s(device, fresh(text, chance), Prefix(SAID[0])))
             request = fresh(text, chance)
             await first_piece_s(device, request, Prefix())
-            warm_s.append(await first_piece_s(device, request, Prefix(SAID)))
+            await anyio.sleep(LET_GO_S)
+            warm_s += [await first_piece_s(device, request, Prefix(said)) for said in SAID]
     finally:
         await device.aclose()
     return Standby(prompt_tokens, runs, median(cold_s), median(warm_s))
