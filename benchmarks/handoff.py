@@ -84,7 +84,7 @@ HUMAN = (
 """What the two models are compared by: Jerome K. Jerome, Three Men in a Boat (1889), the beginning."""
 
 AT_LENGTH = "\nWrite at least 300 words, and give reasons and examples."
-"""To a third of the prompts, SmolLM2 would say less than a hundred tokens."""
+"""Of ten long prompts SmolLM2 answers five in less than a hundred tokens, but only one when this is added."""
 
 SAID = (
     "The notes tell of a quiet week by the sea",
@@ -92,7 +92,6 @@ SAID = (
     "Somebody wrote this down in a great hurry",
 )
 """Answers so far, for the device to go on from; none begins like another."""
-
 
 LET_GO_S = 0.2
 """No handoff comes so soon after a race; asked at once, llama.cpp would still have the loser in its slot."""
