@@ -21,10 +21,14 @@ __all__ = [
 ]
 
 SENTENCE_ENDS = tuple(".!?:;…。！？`\"'”’)]}")  # noqa: RUF001 - full-width marks end sentences too
+MARKS = frozenset(",;:.!?")
 WIDE_MARKS = tuple("。！？；，、：")  # noqa: RUF001 - behind which scripts without spaces may be cut
 
 LONGEST_OVERLAP = 32
 """Characters that a rescuer is asked to say once more at the most; most words are far shorter."""
+
+ECHO_CHARS = 12
+"""An answer as short as that may well begin with the same characters twice."""
 
 RESTART_WORDS = 3
 """So many words of the answer's beginning, followed by others, are the answer begun anew."""
@@ -157,10 +161,11 @@ class Proof:
     def _behind_echo(self, *, over: bool) -> str | None:
         """What comes behind the answer so far, if that is what the target begins with."""
         said = self._said
-        if said.startswith(self._sent):
-            return said.removeprefix(self._sent)
-        if self._sent.startswith(said) and not over:
-            return None
+        if len(self._sent) >= ECHO_CHARS:
+            if said.startswith(self._sent):
+                return said.removeprefix(self._sent)
+            if self._sent.startswith(said) and not over:
+                return None
         if len(_beginning(self._sent, said).split()) > RESTART_WORDS:
             raise NoContinuation("began the answer anew")
         return said
@@ -191,8 +196,10 @@ class Proof:
 
     def _joined(self, news: str) -> str:
         """The first words as they must stand behind the answer, with one space between."""
-        if self._following[:1].isspace() and not self._overlap and news[0].isalnum():
+        if not self._overlap and news[0].isalnum() and self._following[:1].isspace():
             raise NoContinuation("left out the space before its first word")
+        if not self._overlap and news[0].isupper() and (self._sent[-1].islower() or self._sent[-1] in MARKS):
+            raise NoContinuation("began a sentence in the middle of one, or of a word")
         return news.removeprefix(" ") if self._sent.endswith(" ") and not self._overlap else news
 
 

@@ -37,6 +37,11 @@ class StopFilter:
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
+    @property
+    def held(self) -> int:
+        """How many characters are held back."""
+        return len(self._held)
+
     def end(self) -> str:
         """What is still held when the answer has ended: no stop string any more."""
         held, self._held = self._held, ""

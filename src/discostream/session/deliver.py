@@ -12,7 +12,7 @@ from discostream.config import MigrationSettings
 from discostream.core.handoff import FINAL, Decision, Signal, State, advance
 from discostream.core.pacing import Pulse
 from discostream.core.seam import Proof, cut_back, ends_sentence, reasoning_is_open
-from discostream.errors import BudgetSpent, EndpointError
+from discostream.errors import BudgetSpent, EndpointError, Phase
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.race import Lead
 from discostream.session.successors import Successor, Successors
@@ -69,6 +69,7 @@ class Delivery:
         self.rescues = 0
         self.decision: Decision | None = None
         self.failures: list[EndpointError] = []
+        self.blamed_from = 0
         self.failed: set[str] = set()
         self.late: set[str] = set()
         self.finish: FinishReason | None = None
@@ -82,6 +83,7 @@ class Delivery:
         self.source = lead.winner
         for failure in lead.failures:
             self._note_failure(failure)
+        self.blamed_from = len(self.failures)
         for event in lead.events:
             if self.state not in FINAL:
                 await self._from_source(event)
@@ -95,7 +97,7 @@ class Delivery:
                 await self._from_source(heard[1])
             elif self.target and heard[0] is self.target.attempt:
                 await self._from_target(self.target, heard[1])
-        await self.written.close(self.source)
+        await self.written.close()
         if self.finish is None:
             raise self.attempts.exhausted(self.failures)
         return self.finish
@@ -197,12 +199,13 @@ class Delivery:
             return
         self.rescues += 1
         self._signal(Signal.SOURCE_SILENT)
-        self._rescue_by(able, self._silence())
+        self._rescue_by(able, str(self._blame(self._silence())))
 
     async def _lose_source(self, error: EndpointError) -> None:
         """The source broke: whoever is being prepared goes on, or somebody else."""
         self._signal(Signal.SOURCE_BROKE)
-        self._note_failure(error)
+        self.failed.add(error.endpoint)
+        self.failures.insert(self.blamed_from, error)  # its silence came before what its hedges died of
         if self.target is None:
             await self._rescue()
         elif self.target.reason is MigrationReason.RESCUE:
@@ -221,12 +224,13 @@ class Delivery:
             self.finish = FinishReason.STOP
             return
         able = self._rescuers()
+        why = self.failures or [self._blame("was stopped, and nobody went on with the answer")]
         if not able:
+            self.failures = why
             self._signal(Signal.NO_TARGET)
             return
         self.rescues += 1
-        why = str(self.failures[-1]) if self.failures else "the target failed after the source was stopped"
-        self._rescue_by(able, why)
+        self._rescue_by(able, str(why[-1]))
 
     def _rescue_by(self, able: Sequence[Successor], why: str) -> None:
         """Start the first; it has to be in time only while there is a second one that was never late."""
@@ -235,12 +239,16 @@ class Delivery:
         self._start_target(able[0], MigrationReason.RESCUE, why, late_at)
 
     def _rescuers(self) -> list[Successor]:
-        """Whoever could rescue the answer, if that is allowed; who was late before comes last."""
-        if not self._may_be_rescued():
-            return []
+        """Whoever could rescue the answer, if that is allowed; who was late before comes last.
+
+        A source that was stopped in good health may always take back what it was stopped for.
+        """
+        source = self.source.endpoint.name
         stopped = self.state is State.RESCUING and self.source.error is None
-        spent = self.failed if stopped else {*self.failed, self.source.endpoint.name}
-        return sorted(self.successors.able(self.source, spent), key=lambda able: able.name in self.late)
+        able = self.successors.able(self.source, self.failed if stopped else {*self.failed, source})
+        if not self._may_be_rescued():
+            able = [successor for successor in able if stopped and successor.name == source]
+        return sorted(able, key=lambda successor: successor.name in self.late)
 
     def _may_be_rescued(self) -> bool:
         return (
@@ -277,6 +285,8 @@ class Delivery:
 
     async def _hand_off(self, target: Target, piece: Piece) -> None:
         written = self.written
+        if self.state is State.HEDGING:
+            self.failures.insert(self.blamed_from, self._blame(self._silence()))
         self._signal(Signal.TARGET_READY)
         self._let_source_go()
         written.forget_unwritten(keep_ids=target.successor.by is Carrier.TOKENS)
@@ -299,6 +309,7 @@ class Delivery:
     def _become_source(self, attempt: LiveAttempt) -> None:
         attempt.outcome = AttemptOutcome.MIGRATED_TO
         self.source, self.target, self.held = attempt, None, []
+        self.blamed_from = len(self.failures)
         self.pulse = Pulse(anyio.current_time())
         self.listening_until = self.pulse.silent_at
 
@@ -319,7 +330,7 @@ class Delivery:
             await self._hand_off(target, piece)
             if self.state is State.STREAMING:
                 await self._from_source(Finish(reason))
-        elif self.state is not State.PREPARING and (target.agrees or ends_sentence(self.written.text)):
+        elif target.reason is MigrationReason.RESCUE and (target.agrees or ends_sentence(self.written.text)):
             self._signal(Signal.COMPLETE)
             self._let_source_go()
             self._become_source(target.attempt)
@@ -386,8 +397,10 @@ class Delivery:
         return most is not None and self.written.tokens + sum(piece.tokens for piece in self.held) >= most
 
     def _silence(self) -> str:
-        silent_s = anyio.current_time() - self.pulse.quiet_since
-        return f"{self.source.endpoint.name}: silent for {silent_s:.1f} s"
+        return f"silent for {anyio.current_time() - self.pulse.quiet_since:.1f} s"
+
+    def _blame(self, what: str) -> EndpointError:
+        return EndpointError(self.source.endpoint.name, Phase.DECODE, what)
 
     def _note_failure(self, error: EndpointError) -> None:
         self.failed.add(error.endpoint)

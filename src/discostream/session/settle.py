@@ -58,7 +58,7 @@ def settle(
 
 def _delivered_tokens(winner: LiveAttempt | None, written: Written) -> int:
     """As the endpoint counted them, where one endpoint wrote the whole answer; else as they came."""
-    if winner is not None and winner.finish is not None and not written.migrations:
+    if winner is not None and winner.finish is not None and not written.migrations and not written.stopped:
         return winner.completion_tokens
     return len(written.outlet.delivered_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import anyio
@@ -42,8 +43,7 @@ class Written:
     whole_ids: int = 0
     textless_tokens: int = 0
     migrations: list[Migration] = field(default_factory=list)
-    _sent_chars: int = 0
-    _unsent_tokens: int = 0
+    _unsent: deque[tuple[LiveAttempt, str, int]] = field(default_factory=deque)
 
     @property
     def holds_text(self) -> bool:
@@ -83,26 +83,32 @@ class Written:
         self.textless_tokens += piece.tokens
         self._keep_ids(piece)
         if piece.text:
-            self._unsent_tokens += self.textless_tokens
+            self._unsent.append((attempt, piece.text, self.textless_tokens))
             self.textless_tokens = 0
-            await self._send(attempt, self._up_to_stop(piece.text))
+            await self._send(self._up_to_stop(piece.text))
 
-    async def close(self, attempt: LiveAttempt) -> None:
+    async def close(self) -> None:
         """Let everything leave that is still held back."""
-        await self._send(attempt, self.stops.end())
+        await self._send(len(self.stops.end()))
         await self.outlet.drain()
 
-    def _up_to_stop(self, text: str) -> str:
+    def _up_to_stop(self, text: str) -> int:
+        """How many characters may leave now that `text` was added."""
+        before = len(self.text) - self.stops.held
         passed = self.stops.feed(text)
         self.text += text
         if self.stopped:
-            self.text = self.text[: self._sent_chars + len(passed)]
-        return passed
+            self.text = self.text[: before + len(passed)]
+        return len(passed)
 
-    async def _send(self, attempt: LiveAttempt, text: str) -> None:
-        if text:
-            tokens, self._unsent_tokens = self._unsent_tokens, 0
-            self._sent_chars += len(text)
+    async def _send(self, chars: int) -> None:
+        """Let so many characters leave, each under the name of whoever wrote it."""
+        while chars:
+            attempt, text, tokens = self._unsent.popleft()
+            if len(text) > chars:
+                self._unsent.appendleft((attempt, text[chars:], 0))
+                text = text[:chars]
+            chars -= len(text)
             await self.outlet.put(text, tokens, attempt.endpoint.name)
 
     def _keep_ids(self, piece: Piece) -> None:
