@@ -19,9 +19,6 @@ ROUTES = [(0, 2, Carrier.TOKENS), (1, 1, Carrier.TEXT), (2, 1, Carrier.TEXT)]
 
 @pytest.mark.slow
 @pytest.mark.anyio
-@pytest.mark.filterwarnings(
-    "ignore:Sending a large body:ResourceWarning"
-)  # Gemma's vocabulary, token by token
 @pytest.mark.parametrize(("number", "prompts", "by"), ROUTES, ids=["tokens", "text", "text and back"])
 async def test_no_reader_notices_a_handoff(number, prompts, by):
     """Answers move, by what travels between these models; no defect shows, and hardly a token is late."""

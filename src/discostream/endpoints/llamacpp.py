@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -382,7 +383,7 @@ class _Server:
         async with self.session.request(
             "GET" if body is None else "POST",
             self.address.base_url + path,
-            data=None if body is None else msgspec.json.encode(body),
+            data=None if body is None else io.BytesIO(msgspec.json.encode(body)),
             headers={"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=timeout,
