@@ -179,6 +179,26 @@ def test_what_leaves_somebody_to_start_is_accepted(
     assert settings(*budgets, endpoints=endpoints, **policy)
 
 
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"migration": {"mode": "break"}},
+            "migration.mode = 'break': must be one of make-before-break, stop-then-start",
+        ),
+        ({"migration": {"max_rescues": -1}}, r"migration.max_rescues = -1: expected `int` >= 0"),
+        ({"migration": {"rescues": 1}}, r"migration: unknown key `rescues`; did you mean 'rescue'"),
+        ({"pacing": {"mode": "slow"}}, "pacing.mode = 'slow': must be one of immediate, reading"),
+        ({"pacing": {"max_lag_s": 0}}, r"pacing.max_lag_s = 0: expected `float` > 0.0"),
+        ({"pace": {}}, "unknown key `pace`"),
+    ],
+)
+def test_wrong_handoffs_and_paces_are_refused(tree: dict[str, Any], message: str) -> None:
+    """What is wrong in `[migration]` and `[pacing]` is told by field name, with what would be right."""
+    with pytest.raises(ConfigError, match=message):
+        settings_from({"endpoint": [LAPTOP, CLOUD], **tree})
+
+
 MONEY, ENERGY = {"usd": 2, "per": "day"}, {"joules": 9, "per": "day"}
 
 

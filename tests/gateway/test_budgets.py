@@ -170,6 +170,8 @@ async def test_a_request_may_name_its_policy(policy: str, winner: str | None, tm
         ({"private": ("true", "no")}, "x-disco-private", "'no' is neither true nor false"),
         ({"private": ("false", "no")}, "x-disco-private", "'no' is neither true nor false"),
         ({"private": "false, true"}, "x-disco-private", "'false, true' is neither true nor false"),
+        ({"migrate": "off"}, "x-disco-migrate", "'off' is neither true nor false"),
+        ({"rescue": "no"}, "x-disco-rescue", "'no' is neither true nor false"),
         ({"private": "true", "policy": "server-only"}, "policy", "which policy 'server-only' does"),
         ({"private": "true", "model": "cloud"}, "model", "'cloud' is a server; name a device, or 'disco'"),
     ],
@@ -192,6 +194,35 @@ async def test_pins_need_an_endpoint_of_their_kind(tmp_path: Path) -> None:
     assert (private[0], private[2]["error"]["param"]) == (400, "private")
     assert private[2]["error"]["message"].endswith("there is no device here")
     assert (device_only[0], device_only[2]["error"]["param"]) == (400, "policy")
+
+
+LONG = " ".join(f"word{n}" for n in range(60))
+
+
+async def test_a_request_may_ask_to_stay(tmp_path: Path) -> None:
+    """`x-disco-migrate: false` keeps an answer where it starts, and the account says so."""
+    cloud = {**CLOUD, "answer": LONG, "tbt_s": 0.01, "prompt_usd_per_mtok": 1, "completion_usd_per_mtok": 9}
+    first = {"name": "offsets", "offsets": {"cloud": 0}}
+    async with serving(tmp_path, {**LAPTOP, "answer": LONG}, cloud, policy=first) as base_url:
+        moved = (await ask(base_url))[2]["disco"]
+        stayed = (await ask(base_url, migrate="false"))[2]["disco"]
+    assert [each["to"] for each in moved["migrations"]] == ["laptop"]
+    assert moved["stayed"] is None
+    assert "saves $" in moved["migrations"][0]["why"]
+    assert stayed["migrations"] == []
+    assert stayed["stayed"] == "the request asks to stay where it starts"
+
+
+async def test_a_request_may_refuse_to_be_rescued(tmp_path: Path) -> None:
+    """`x-disco-rescue: false` lets a broken stream end in its error, where another endpoint could go on."""
+    cloud = {**CLOUD, "answer": LONG, "breaks_after": 3}
+    first = {"name": "offsets", "offsets": {"cloud": 0}}
+    async with serving(tmp_path, {**LAPTOP, "answer": LONG}, cloud, policy=first) as base_url:
+        rescued = await ask(base_url)
+        refused = await ask(base_url, rescue="false")
+    told = rescued[2]["choices"][0]["message"]["content"]
+    assert (rescued[0], told) == (200, " ".join(LONG.split(" ")[:20]))
+    assert (refused[0], refused[2]["error"]["message"]) == (502, "cloud: connection reset (scripted)")
 
 
 async def test_a_private_request_never_leaves_the_device(tmp_path: Path) -> None:
