@@ -75,11 +75,12 @@ def test_nobody_left_is_no_answer():
 
 
 def test_cached_tokens_are_not_read_again():
-    """Of 100 tokens, 80 are cached: the device needs 0.2 s, and joules are counted for all, as live."""
+    """Of 100 tokens, 80 are cached: the device needs 0.2 s and joules for the rest; a share counts all."""
     requests = some_requests(100, 50, cached_tokens=np.array([80.0]))
     answers = answer(a_world(**OFF), a_table(0.0, None), requests)
     assert answers.ttft_s[0] == pytest.approx(0.2)
-    assert answers.joules[0] == pytest.approx(ENERGY.joules(100, 50))
+    assert answers.joules[0] == pytest.approx(ENERGY.joules(20, 50))
+    assert answers.read_tokens.tolist() == [[100, 0]]
 
 
 def test_a_hedge_is_a_second_draw():
@@ -111,8 +112,8 @@ def test_an_answer_moves_when_the_reader_has_enough():
 
 
 def test_a_move_pays_for_what_the_target_reads():
-    """193 tokens at 5e-5 dollars each outweigh ten in vain and the prompt with its seam of 7, or do not."""
-    answers = answer(a_world(), a_table(0.0, STANDBY), some_requests([3611, 3615], 100))
+    """Nine tenths of 193 tokens at 5e-5 dollars outweigh ten in vain and so long a prompt, or do not."""
+    answers = answer(a_world(), a_table(0.0, STANDBY), some_requests([3225, 3229], 100))
     assert answers.seam.tolist() == [SEAM, 0]
 
 
