@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +14,33 @@ from discostream.engine.catalogue import resolve_model
 from discostream.engine.supervisor import Engine, EngineSettings
 from discostream.types import Kind
 
+# Whoever starts the tests in the background may have them ignore Ctrl-C, and their children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MODEL = "smollm2-135m-instruct"
 KEY_VARIABLE = "DISCOSTREAM_TEST_ENGINE_KEY"
+
+
+ENGINE_TESTS = {
+    "cli/test_cli.py",
+    "cli/test_experiment.py",
+    "cli/test_profile.py",
+    "engine/test_shape.py",
+    "engine/test_supervisor.py",
+    "test_end_to_end.py",
+    "test_handoff_engine.py",
+    "test_scoring.py",
+}
+"""Modules that start engines by themselves; whoever uses a fixture for one is found by that."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs a real engine, which wants the machine for itself."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        module = item.path.relative_to(Path(__file__).parent).as_posix()
+        if module in ENGINE_TESTS or "smollm2_path" in fixtures or "llamacpp" in fixtures:
+            item.add_marker(pytest.mark.engine)
 
 
 @pytest.fixture

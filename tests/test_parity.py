@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 
 import anyio
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 from timetable import Book, play
 from trio.testing import MockClock
 
@@ -29,7 +30,7 @@ from discostream.sim.answers import Answers
 from discostream.sim.contention import queued
 from discostream.sim.reading import Reading
 from discostream.sim.simulate import simulate
-from discostream.sim.world import TAKEOVER, TRIES, Luck, Requests, Service, World
+from discostream.sim.world import TAKEOVER, TRIES, Handoff, Luck, Requests, Service, World
 from discostream.traces.streams import Streams
 from discostream.types import (
     Carrier,
@@ -95,8 +96,9 @@ class Replayed(Endpoint):
             await anyio.sleep(failed_after_s)
             phase = Phase.PREFILL if failed_after_s >= SILENCE_S else Phase.REFUSED
             raise EndpointError(self.name, phase, "failed in the trace")
-        async with self.served or nullcontext():
-            async for event in self._serve(request, index, attempt, written):
+        serving = self._serve(request, index, attempt, written)
+        async with self.served or nullcontext(), aclosing(serving) as events:
+            async for event in events:
                 yield event
 
     async def _serve(
@@ -285,6 +287,26 @@ async def test_what_is_simulated_is_what_happens(policy, constraint, share, coun
     for index in range(count):
         compare(answers, index, await ask(house, requests, index))
     assert policy not in ("disco", "optimal") or answers.moved.sum() > count / 100
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.parametrize("constraint", ["device", "server"])
+async def test_the_papers_handoff_is_simulated_as_it_happens(constraint):
+    """An answer whose source stops when the target is asked has the same gap, tokens and cost in both."""
+    count, rng = 300, np.random.default_rng(5)
+    world, (requests, luck) = a_world(constraint, rng, 128), some_requests(rng, count, fails=0.0)
+    steady = Service(Reading.of(Streams.steady(50.0), 128, READER))
+    services = {**world.services, "server": steady}
+    world = replace(world, services=services, handoff=Handoff.STOP_THEN_START)
+    luck = {name: replace(each, recording=np.zeros_like(each.recording)) for name, each in luck.items()}
+    house = a_house(world, requests, luck, PolicySettings(name="disco", constraint=constraint, share=0.5))
+    house = replace(house, migration=replace_struct(house.migration, mode="stop-then-start"))
+    table = house.planner.outlook(0.0).table
+    answers = simulate(world, table, requests, luck)
+    for index in range(count):
+        compare(answers, index, await ask(house, requests, index))
+    assert answers.moved.sum() > count / 50
 
 
 def any_table(rng: np.random.Generator) -> PlanTable:

@@ -103,8 +103,9 @@ class Delivery:
         return self.finish
 
     def why_stayed(self) -> str | None:
-        """Why the answer did not move for cost; `None` if it did."""
-        if any(move.reason is MigrationReason.COST for move in self.written.migrations):
+        """Why the answer did not move for cost; `None` if it did, or if there was none."""
+        reasons = [move.reason for move in self.written.migrations]
+        if not self.written.text or MigrationReason.COST in reasons:
             return None
         if (forbidden := self._must_stay()) is not None:
             return forbidden
