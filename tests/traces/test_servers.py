@@ -161,6 +161,7 @@ def test_many_paces_are_thinned_and_keep_their_mean(file):
         ("\n \n", "is empty"),
         ("ttft_s\n", "has no rows"),
         ("[]", "has no rows"),
+        ("ttft_s\n1\n1e308\n", r"line 3, column 'ttft_s' = '1e308': must be a number of at most 1e\+15"),
         ("ttft_s\n1\n-2\n", r"line 3, column 'ttft_s' = '-2': must be a number of at least 0"),
         ("ttft_s\n1\nnan\n", r"line 3, column 'ttft_s' = 'nan'"),
         ("ttft_s\ninf\n", r"line 2, column 'ttft_s' = 'inf'"),

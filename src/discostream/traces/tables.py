@@ -31,6 +31,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 LONGEST_LINE = 1 << 22
 """Bytes of a first line that are looked at; a line with every packet of a long answer has some 40,000."""
 
+MOST = 1e15
+"""No time, length or moment is more, and sums of them are still numbers."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -68,7 +71,7 @@ class Table:
         return np.array([cell is None or cell == "" for cell in self.columns.get(name, [None] * len(self))])
 
     def numbers(self, name: str, *, least: float = 0.0, blanks: bool = False) -> Floats:
-        """A column of finite numbers.
+        """A column of numbers, none above `MOST`.
 
         Args:
             name: The column.
@@ -82,10 +85,12 @@ class Table:
         if blank.all() and blanks:
             return np.full(len(self), math.nan)
         values = np.array([_number(cell) for cell in self.columns[name]])
-        wrong = ~np.where(blank, blanks, np.isfinite(values) & (values >= least))
+        wrong = ~np.where(blank, blanks, (values >= least) & (values <= MOST))
         if wrong.any():
-            wanted = "must be a number" + (f" of at least {least:g}" if math.isfinite(least) else "")
-            raise self.wrong(int(np.argmax(wrong)), name, wanted)
+            row = int(np.argmax(wrong))
+            wanted = f"at most {MOST:g}" if values[row] > MOST else f"at least {least:g}"
+            limited = math.isfinite(least) or values[row] > MOST
+            raise self.wrong(row, name, "must be a number" + (f" of {wanted}" if limited else ""))
         return values
 
     def series(self, name: str) -> list[Floats]:
