@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 
 from discostream.checks import KIND_NEEDED
 from discostream.config import PolicySettings, suggest
@@ -37,16 +36,10 @@ def refuse_unknown_policy(name: str, field: str) -> None:
     Raises:
         RequestRejected: Naming the field, and the policy that may have been meant.
     """
-    if name not in _installed():
+    if name not in policy_names():
         raise RequestRejected(
-            f"`{field}`: there is no policy {name!r}; {suggest(name, _installed())}", param=field
+            f"`{field}`: there is no policy {name!r}; {suggest(name, policy_names())}", param=field
         )
-
-
-@cache
-def _installed() -> tuple[str, ...]:
-    """Every policy; looking for them takes some milliseconds."""
-    return tuple(policy_names())
 
 
 def _refuse_impossible_policy(name: str, endpoints: Mapping[str, Endpoint], settings: PolicySettings) -> None:
