@@ -212,11 +212,15 @@ class GatewaySettings(_Table, frozen=True):
 
     Attributes:
         api_key_env: The environment variable that holds the clients' key; required off loopback.
+        allow_origins: Web pages that may use it from a browser, by scheme, host and port.
+        keep_alive_s: After so much silence a stream carries a comment, so that nothing between cuts it.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8377
     api_key_env: str = ""
+    allow_origins: tuple[Annotated[str, Meta(pattern=r"^https?://[^/\s]+$")], ...] = ()
+    keep_alive_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 15.0
 
 
 class LedgerSettings(_Table, frozen=True):

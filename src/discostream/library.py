@@ -53,11 +53,14 @@ from discostream.session.purse import Purse
 from discostream.session.run import run
 from discostream.types import PROBE, Delivered, Kind, Message, Outcome, Request, Sampling
 
-__all__ = ["Answer", "Disco", "connect"]
+__all__ = ["READY", "Answer", "Disco", "connect"]
 
 log = logging.getLogger(__name__)
 
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
+
+STARTING, READY, FAILED = "starting", "ready", "failed"
+"""How an endpoint stands; why one has failed is in the log, and in the next request's error."""
 
 PIECES_AHEAD = 256
 """Pieces that may wait for a slow reader before the answer waits too."""
@@ -145,6 +148,11 @@ class Disco:
         """
         for endpoint in self.endpoints.values():
             await endpoint.prepare()
+
+    @property
+    def standing(self) -> dict[str, str]:
+        """How each endpoint stands: starting, ready or failed."""
+        return dict(self._connection.standing)
 
     def expect_prompts(self, chars: Sequence[int]) -> None:
         """Plan for prompts of so many characters until more is seen, not for a public service's chats."""
@@ -382,6 +390,7 @@ class _Connection:
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
         self._ledger: Ledger | None = None
+        self.standing: dict[str, str] = {}
 
     async def open(self, ledger_path: str | Path, endpoints: Iterable[Endpoint]) -> None:
         self._ledger = Ledger(ledger_path)
@@ -390,7 +399,7 @@ class _Connection:
             self._stack.push_async_callback(_close_quietly, endpoint)
         self._tasks = await anyio.create_task_group().__aenter__()
         for endpoint in endpoints:
-            self._tasks.start_soon(_prepare_quietly, endpoint)
+            self._tasks.start_soon(self._prepare, endpoint)
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, None
@@ -402,19 +411,23 @@ class _Connection:
         finally:
             await self._stack.aclose()
 
+    async def _prepare(self, endpoint: Endpoint) -> None:
+        self.standing[endpoint.name] = STARTING
+        try:
+            await endpoint.prepare()
+        except Exception as error:
+            self.standing[endpoint.name] = FAILED
+            if isinstance(error, EndpointError):
+                log.warning("%s", error)
+            else:
+                log.exception("%r: prepare raised what it should have translated", endpoint)
+        else:
+            self.standing[endpoint.name] = READY
+
     def require_open(self) -> tuple[TaskGroup, Ledger]:
         if self._tasks is None or self._ledger is None:
             raise NotConnected("not connected: use it inside `async with discostream.connect(...)`")
         return self._tasks, self._ledger
-
-
-async def _prepare_quietly(endpoint: Endpoint) -> None:
-    try:
-        await endpoint.prepare()
-    except EndpointError as error:
-        log.warning("%s", error)
-    except Exception:
-        log.exception("%r: prepare raised what it should have translated", endpoint)
 
 
 async def _close_quietly(endpoint: Endpoint) -> None:

@@ -20,7 +20,6 @@ from discostream.config import Settings, settings_from
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import AllEndpointsFailed, ConfigError, EndpointError, NotConnected, Phase
 from discostream.gateway import app as gateway_app
-from discostream.gateway import chat
 from discostream.gateway.app import serve
 from discostream.gateway.errors import describe
 from discostream.gateway.models import endpoint_named
@@ -202,10 +201,9 @@ async def test_an_answer_without_text_is_still_an_answer(serving: Serving) -> No
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, "stop"]
 
 
-async def test_comments_keep_a_silent_stream_open(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_comments_keep_a_silent_stream_open(serving: Serving) -> None:
     """Between distant pieces there are comments, and no piece is lost to them."""
-    monkeypatch.setattr("discostream.gateway.chat.KEEP_ALIVE_S", 0.02)
-    async with serving(answer="a b", tbt_s=0.2) as gateway:
+    async with serving({"keep_alive_s": 0.02}, answer="a b", tbt_s=0.2) as gateway:
         async with gateway.ask() as response:
             assert b"\n\n: keep-alive\n\n" in await response.read()
         async with gateway.client() as client:
@@ -395,6 +393,69 @@ async def test_foreign_web_pages_are_turned_away(
         assert response.status == status
 
 
+PAGE = "http://chat.example:3000"
+
+
+async def test_a_page_that_is_allowed_may_use_it(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its preflight is answered without the key, requests need one, and the browser may show replies."""
+    monkeypatch.setenv("GATEWAY_KEY", "right")
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-stainless-os"}
+    settings = {"allow_origins": [PAGE], "api_key_env": "GATEWAY_KEY"}
+    async with serving(settings) as gateway:
+        path = "/v1/chat/completions"
+        async with gateway.call("OPTIONS", path, headers={"Origin": PAGE, **asks}) as response:
+            assert (response.status, await response.read()) == (204, b"")
+            assert response.headers["Access-Control-Allow-Origin"] == PAGE
+            assert response.headers["Access-Control-Allow-Headers"] == "x-stainless-os"
+        async with gateway.ask(headers={"Origin": PAGE}) as response:
+            assert response.status == 401
+            assert response.headers["Access-Control-Allow-Origin"] == PAGE
+        async with gateway.ask(headers={"Origin": PAGE, "Authorization": "Bearer right"}) as response:
+            assert response.status == 200
+            assert response.headers["Access-Control-Allow-Origin"] == PAGE
+            assert response.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("origin", ["https://chat.example:3000", "http://chat.example", "null", PAGE + "/"])
+async def test_other_pages_are_still_turned_away(serving: Serving, origin: str) -> None:
+    """An origin is allowed by scheme, host and port; what is only like it is not, nor is its preflight."""
+    asks = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+    async with serving({"allow_origins": [PAGE]}) as gateway:
+        for method in ("GET", "OPTIONS"):
+            async with gateway.call(method, "/v1/models", headers=asks) as response:
+                assert response.status == 403
+                assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_nothing_is_said_of_origins_unless_some_are_allowed(serving: Serving) -> None:
+    """By default no page is told that it may read anything."""
+    async with serving() as gateway, gateway.call("GET", "/v1/models") as response:
+        assert not {"Vary", "Access-Control-Allow-Origin"} & set(response.headers)
+
+
+async def test_ready_says_how_each_endpoint_stands(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready as soon as one endpoint could answer at once; until then 503, and no key is needed."""
+    loaded = anyio.Event()
+
+    async def prepare(self: ScriptedEndpoint) -> None:
+        await loaded.wait()
+        if self.script.refuses:
+            raise EndpointError(self.name, Phase.CONNECT, "no such model at http://10.0.0.7")
+
+    monkeypatch.setattr(ScriptedEndpoint, "prepare", prepare)
+    for refuses, status, standing in (("", 200, "ready"), ("yes", 503, "failed")):
+        loaded = anyio.Event()
+        async with serving(refuses=refuses) as gateway:
+            async with gateway.call("GET", "/ready") as response:
+                assert response.status == 503
+                assert await response.json() == {"status": "starting", "endpoints": {"laptop": "starting"}}
+            loaded.set()
+            await anyio.sleep(0.05)
+            async with gateway.call("GET", "/ready") as response:
+                assert response.status == status
+                assert (await response.json())["endpoints"] == {"laptop": standing}
+
+
 async def test_an_open_address_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Off loopback a key is required, and a key that is named must exist."""
     monkeypatch.delenv("GATEWAY_KEY", raising=False)
@@ -448,12 +509,9 @@ async def test_a_gateway_that_is_not_connected_says_503(tmp_path: Path) -> None:
     assert json.loads(reply.body)["error"]["code"] == "interrupted"
 
 
-async def test_a_slow_race_keeps_the_connection_open(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_race_keeps_the_connection_open(serving: Serving) -> None:
     """A stream whose first token takes long begins without it, with comments that keep it alive."""
-    monkeypatch.setattr(chat, "KEEP_ALIVE_S", 0.05)
-    async with serving(ttft_s=0.3) as gateway, gateway.ask() as response:
+    async with serving({"keep_alive_s": 0.05}, ttft_s=0.3) as gateway, gateway.ask() as response:
         assert response.status == 200
         lines = (await response.read()).splitlines()
     assert lines[0].startswith(b"data: {")

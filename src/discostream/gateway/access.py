@@ -1,4 +1,4 @@
-"""Who may use the gateway: holders of the key, and only pages that are as local as it is."""
+"""Who may use the gateway: holders of the key, and only pages that are as local as it is, or allowed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from yarl import URL
 from discostream.config import GatewaySettings
 from discostream.errors import ConfigError, RequestRejected
 
-__all__ = ["admit_only", "client_key"]
+__all__ = ["admit_only", "answer_preflights", "client_key", "name_allowed_origin"]
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", "/ready")
+ASKED_HEADERS = "Access-Control-Request-Headers"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -49,12 +50,13 @@ def admit_only(settings: GatewaySettings) -> Middleware:
     shows in `Host`, or by a plain cross-site request, which shows in `Origin`.
     """
     key = client_key(settings).encode(errors="surrogateescape")
+    allowed = frozenset(settings.allow_origins)
     local = LOCAL_NAMES | {settings.host} if _is_loopback(settings.host) else None
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         if local is not None:
-            _refuse_foreign_names(request, local)
+            _refuse_foreign_names(request, local, allowed)
         if key and request.path not in OPEN_PATHS and not hmac.compare_digest(_sent_key(request), key):
             raise RequestRejected(
                 "The API key is missing or wrong; send it as `Authorization: Bearer …`",
@@ -66,12 +68,40 @@ def admit_only(settings: GatewaySettings) -> Middleware:
     return admit
 
 
-def _refuse_foreign_names(http: web.Request, local: frozenset[str]) -> None:
+def answer_preflights(settings: GatewaySettings) -> Middleware:
+    """A middleware that tells browsers what pages of the allowed origins may send; they ask without a key."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asks = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        if asks and request.headers.get("Origin") in settings.allow_origins:
+            headers = {
+                "Access-Control-Allow-Methods": "GET, POST",
+                "Access-Control-Allow-Headers": request.headers.get(ASKED_HEADERS, "authorization"),
+                "Access-Control-Max-Age": "600",
+            }
+            return web.Response(status=204, headers=headers)
+        return await handler(request)
+
+    return answer
+
+
+def name_allowed_origin(settings: GatewaySettings, http: web.Request, response: web.StreamResponse) -> None:
+    """Let the browser show the response to the page that asked for it, if that is one of the allowed."""
+    if not settings.allow_origins:
+        return
+    response.headers["Vary"] = "Origin"
+    if (origin := http.headers.get("Origin")) in settings.allow_origins:
+        response.headers["Access-Control-Allow-Origin"] = str(origin)
+        response.headers["Access-Control-Expose-Headers"] = "x-request-id, x-should-retry"
+
+
+def _refuse_foreign_names(http: web.Request, local: frozenset[str], allowed: frozenset[str]) -> None:
     for header, url in (
         ("Host", f"//{http.headers['Host']}" if "Host" in http.headers else None),
         ("Origin", http.headers.get("Origin")),
     ):
-        if url is not None and _host_in(url) not in local:
+        if url is not None and url not in allowed and _host_in(url) not in local:
             raise RequestRejected(
                 f"This gateway serves its own machine only, and `{header}` names another",
                 status=403,

@@ -7,16 +7,17 @@ import socket
 import time
 
 import anyio
+import msgspec
 from aiohttp import web
 from anyio.abc import TaskStatus
 
 from discostream.config import GatewaySettings, Settings
 from discostream.errors import ConfigError
-from discostream.gateway.access import admit_only
+from discostream.gateway.access import admit_only, answer_preflights, name_allowed_origin
 from discostream.gateway.chat import DISCO, chat_completions, request_id_of
 from discostream.gateway.errors import answer_errors
 from discostream.gateway.models import endpoint_named, model_names
-from discostream.library import Disco, connect
+from discostream.library import READY, Disco, connect
 from discostream.wire.openai_schema import encode_model, encode_models
 
 __all__ = ["HEALTHY", "build_app", "listen", "serve"]
@@ -67,8 +68,10 @@ def build_app(disco: Disco) -> web.Application:
     Raises:
         ConfigError: The key of `[gateway]` is missing.
     """
+    settings = disco.settings.gateway
     app = web.Application(
-        client_max_size=MAX_BODY_BYTES, middlewares=[answer_errors, admit_only(disco.settings.gateway)]
+        client_max_size=MAX_BODY_BYTES,
+        middlewares=[answer_errors, answer_preflights(settings), admit_only(settings)],
     )
     app[DISCO] = disco
     app[CREATED] = int(time.time())
@@ -79,6 +82,7 @@ def build_app(disco: Disco) -> web.Application:
             web.get("/v1/models", _models),
             web.get("/v1/models/{name:.+}", _model),
             web.get("/health", _health),
+            web.get("/ready", _ready),
         ]
     )
     return app
@@ -98,12 +102,21 @@ async def _health(http: web.Request) -> web.Response:
     return _json(HEALTHY)
 
 
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")
+async def _ready(http: web.Request) -> web.Response:
+    """Whether some endpoint could answer at once, and how each of them stands."""
+    standing = http.app[DISCO].standing
+    ready = READY in standing.values()
+    body = msgspec.json.encode({"status": "ready" if ready else "starting", "endpoints": standing})
+    return _json(body, 200 if ready else 503)
+
+
+def _json(body: bytes, status: int = 200) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 async def _name_request(http: web.Request, response: web.StreamResponse) -> None:
     response.headers["x-request-id"] = request_id_of(http)
+    name_allowed_origin(http.app[DISCO].settings.gateway, http, response)
 
 
 def listen(settings: GatewaySettings) -> socket.socket:

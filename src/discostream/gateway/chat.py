@@ -31,8 +31,6 @@ PRIVATE_HEADER = "x-disco-private"
 MIGRATE_HEADER = "x-disco-migrate"
 RESCUE_HEADER = "x-disco-rescue"
 
-KEEP_ALIVE_S = 15.0
-"""Load balancers cut streams that are silent for 30 s or more."""
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -90,27 +88,29 @@ async def _collect(call: ChatCall, answer: Answer) -> web.Response:
 
 
 async def _stream(http: web.Request, call: ChatCall, answer: Answer) -> web.StreamResponse:
-    first = None
-    with anyio.move_on_after(KEEP_ALIVE_S):
+    first, keep_alive_s = None, http.app[DISCO].settings.gateway.keep_alive_s
+    with anyio.move_on_after(keep_alive_s):
         first = await anext(answer, None)
     # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)
-    async with aclosing(_events(call, first, answer)) as events:
+    async with aclosing(_events(call, first, answer, keep_alive_s)) as events:
         async for event in events:
             await response.write(event)
     await response.write_eof()
     return response
 
 
-async def _events(call: ChatCall, first: Delivered | None, answer: Answer) -> AsyncGenerator[bytes, None]:
+async def _events(
+    call: ChatCall, first: Delivered | None, answer: Answer, keep_alive_s: float
+) -> AsyncGenerator[bytes, None]:
     """What goes over the wire, one write at a time."""
     chunks = ChunkEncoder(call, int(time.time()))
     yield data_event(chunks.opening()) + (data_event(chunks.piece(first.text)) if first else b"")
     try:
         while True:
             event = comment("keep-alive")
-            with anyio.move_on_after(KEEP_ALIVE_S):
+            with anyio.move_on_after(keep_alive_s):
                 piece = await anext(answer, None)
                 if piece is None:
                     break
