@@ -12,7 +12,8 @@ from timetable import WORDS, Played, a_house, a_request, device, play, server
 from discostream.config import MigrationSettings
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import EndpointError, Phase
-from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
+from discostream.session.run import run
+from discostream.types import Delivered, Event, Finish, FinishReason, Outcome, Piece, Prefix, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -158,24 +159,32 @@ async def test_who_must_not_be_rescued_waits():
         assert house.endpoints["laptop"].started == 0
 
 
+class Slow:
+    """Takes five seconds over every piece."""
+
+    def __init__(self) -> None:
+        self.left, self.text, self.outcome = anyio.CancelScope(), "", None
+
+    async def take(self, piece: Delivered) -> None:
+        self.text += piece.text
+        await anyio.sleep(5.0)
+
+    def settled(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
 async def test_a_slow_client_is_no_silent_source():
     """Time that the client takes to read is not held against the source."""
-
-    class Slow:
-        def __init__(self) -> None:
-            self.left, self.text, self.outcome = anyio.CancelScope(), "", None
-
-        async def take(self, piece) -> None:
-            self.text += piece.text
-            await anyio.sleep(5.0)
-
-        def settled(self, outcome) -> None:
-            self.outcome = outcome
-
-    from discostream.session.run import run
-
-    house = a_pair(server(tbt_s=0.1), ttft_s=0.1)
-    client = Slow()
+    house, client = a_pair(server(tbt_s=0.1), ttft_s=0.1), Slow()
     await run(a_request(), house, client)
     assert client.text == WORDS.upper()
     assert house.endpoints["laptop"].started == 0
+
+
+async def test_a_slow_client_is_no_silent_target():
+    """Nor is it against a rescuer, whose next words wait already when the client has read the first."""
+    rescuers = [device(name, answer=WORDS.upper(), tbt_s=0.1) for name in ("laptop", "third")]
+    house, client = a_house([server(breaks_after=4), *rescuers], {"cloud": 0.0}), Slow()
+    await run(a_request(), house, client)
+    assert client.text == WORDS.upper()
+    assert [endpoint.started for endpoint in rescuers] == [1, 0]
