@@ -78,6 +78,13 @@ async def test_a_silent_source_is_replaced_when_the_reader_runs_low():
     assert house.endpoints["cloud"].open == 0
 
 
+async def test_a_late_start_is_no_gap():
+    """However long the first content took, a second of silence in mid-answer is too long."""
+    played = await play(a_pair(timed(*words(5.0, 5.1, 5.2, 5.3)), ttft_s=0.5))
+    (migration,) = played.outcome.migrations
+    assert migration.gap_s == pytest.approx(1.0 + 0.5)
+
+
 async def test_a_reader_with_enough_unread_gives_a_source_time():
     """Sixteen tokens at once last 3.2 s; the device is asked only its start time before they are read."""
     cloud = timed(*words(*[0.0] * 15), (3.0, a_piece(" SIXTEEN")), (3.0, Finish(FinishReason.STOP)))

@@ -61,7 +61,7 @@ class Delivery:
         self.settings = settings
         self.state = State.STREAMING
         self.source: LiveAttempt
-        self.pulse = Pulse(anyio.current_time())
+        self.pulse: Pulse
         self.listening_until = math.inf
         self.target: Target | None = None
         self.held: list[Piece] = []
@@ -81,6 +81,7 @@ class Delivery:
             AllEndpointsFailed: The stream broke, and nothing could go on with it.
         """
         self.source = lead.winner
+        self.pulse = Pulse(anyio.current_time())  # what came before the first content is no gap
         for failure in lead.failures:
             self._note_failure(failure)
         self.blamed_from = len(self.failures)
