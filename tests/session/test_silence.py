@@ -111,6 +111,15 @@ async def test_a_source_that_speaks_again_goes_on():
     assert dropped[0][0] == pytest.approx(1.1)
 
 
+async def test_a_hedge_that_was_let_go_is_no_rescue():
+    """A source that falls silent twice and comes back may still be rescued twice when it breaks."""
+    played = await play(a_pair(timed(*words(0.0, 1.5, 6.5), (6.6, None)), ttft_s=2.0))
+    dropped = [each.dropped for each in played.outcome.attempts if each.dropped]
+    assert dropped == ["the source spoke again"] * 2
+    assert what_moved(played) == [(3, "laptop", "rescue")]
+    assert played.text == "ONE TWO THREE" + WORDS[len("one two three") :]
+
+
 async def test_a_source_that_breaks_while_it_is_hedged():
     """The hedge becomes the rescue; it is not started twice."""
     house = a_pair(timed(*words(0.0, 0.1), (1.3, None)), ttft_s=0.5)

@@ -199,7 +199,6 @@ class Delivery:
         self.listening_until = (self.written.reader.done_at or 0.0) - able[0].handoff_s
         if self.listening_until > anyio.current_time():
             return
-        self.rescues += 1
         self._signal(Signal.SOURCE_SILENT)
         self._rescue_by(able, str(self._blame(self._silence())))
 
@@ -213,7 +212,6 @@ class Delivery:
         elif self.target.reason is MigrationReason.RESCUE:
             self.target.why = str(error)
         elif self._may_be_rescued():
-            self.rescues += 1
             self.target.reason, self.target.why = MigrationReason.RESCUE, str(error)
         else:
             await self._drop_target("the source broke, and rescues are not allowed")
@@ -231,7 +229,6 @@ class Delivery:
             self.failures = why
             self._signal(Signal.NO_TARGET)
             return
-        self.rescues += 1
         self._rescue_by(able, str(why[-1]))
 
     def _rescue_by(self, able: Sequence[Successor], why: str) -> None:
@@ -291,6 +288,7 @@ class Delivery:
             self.failures.insert(self.blamed_from, self._blame(self._silence()))
         self._signal(Signal.TARGET_READY)
         self._let_source_go()
+        self.rescues += target.reason is MigrationReason.RESCUE
         written.forget_unwritten(keep_ids=target.successor.by is Carrier.TOKENS)
         written.migrations.append(
             Migration(
@@ -361,10 +359,8 @@ class Delivery:
 
     async def _drop_target(self, why: str) -> None:
         self._signal(Signal.TARGET_DROPPED)
-        reason = self.target.reason if self.target else None
         self._cancel_target(why)
         if self.state is State.RESCUING:
-            self.rescues -= reason is MigrationReason.RESCUE
             await self._rescue()
         else:
             await self._release_held()
