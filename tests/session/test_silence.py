@@ -162,6 +162,15 @@ async def test_a_target_that_was_late_is_asked_again_by_a_silent_source():
     assert played.text == WORDS.upper()[: migration.at_char] + WORDS[migration.at_char :]
 
 
+async def test_a_full_answer_is_not_hedged():
+    """Nobody is asked for the rest of an answer that has all its tokens and only waits for its finish."""
+    cloud = timed(*words(0.0, 0.1, 0.2), (3.0, Finish(FinishReason.LENGTH)))
+    house = a_pair(cloud, ttft_s=0.1)
+    played = await play(house, a_request(max_tokens=3))
+    assert played.text == "ONE TWO THREE"
+    assert house.endpoints["laptop"].started == 0
+
+
 async def test_who_must_not_be_rescued_waits():
     """With rescues switched off, in the settings or by the request, nobody else is started for silence."""
     cloud = timed(*words(0.0, 0.1, 5.0), (5.1, Finish(FinishReason.STOP)))

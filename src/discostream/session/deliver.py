@@ -192,7 +192,7 @@ class Delivery:
 
     async def _hedge(self) -> None:
         """The source has been silent for too long: start another, unless the reader has enough to wait."""
-        able = self._rescuers()
+        able = [] if self._is_full() else self._rescuers()
         if not able:
             self.listening_until = math.inf
             return
@@ -390,7 +390,7 @@ class Delivery:
             self.target = None
 
     def _is_full(self) -> bool:
-        """Whether the source broke only after it had written all it was allowed to."""
+        """Whether the source has written all it was allowed to, so that nothing is left to ask for."""
         most = self.request.max_tokens
         return most is not None and self.written.tokens + sum(piece.tokens for piece in self.held) >= most
 
