@@ -239,6 +239,15 @@ async def test_a_source_that_breaks_at_its_limit_has_finished():
     assert laptop.started == 0
 
 
+async def test_an_answer_that_is_full_in_the_rescuers_tokens_is_whole():
+    """A rescuer that may not write any more, because it counts more tokens, ends the answer by its length."""
+    full = telling("full", Finish(FinishReason.LENGTH), continues=("text",))
+    played = await play(a_house([full, server(breaks_after=4)], {"cloud": 0.0}), a_request(max_tokens=5))
+    assert played.failure is None
+    assert played.text == "ONE TWO THREE FOUR"
+    assert played.outcome.finish_reason == "length"
+
+
 async def test_ids_of_a_character_in_several_tokens_travel_whole():
     """Tokens whose text comes later are handed on with it, and counted."""
     first = telling("first", Piece("x", 1, (1,)))

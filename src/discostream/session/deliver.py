@@ -330,7 +330,7 @@ class Delivery:
             await self._hand_off(target, piece)
             if self.state is State.STREAMING:
                 await self._from_source(Finish(reason))
-        elif target.reason is MigrationReason.RESCUE and (target.agrees or ends_sentence(self.written.text)):
+        elif target.reason is MigrationReason.RESCUE and self._may_be_whole(target, reason):
             self._signal(Signal.COMPLETE)
             self._let_source_go()
             self._become_source(target.attempt)
@@ -338,6 +338,10 @@ class Delivery:
         else:
             self._distrust(target)
             await self._drop_target("it ended the answer at once")
+
+    def _may_be_whole(self, target: Target, reason: FinishReason) -> bool:
+        """Whether a rescuer that adds nothing is believed; in its own tokens the answer may be full."""
+        return reason is FinishReason.LENGTH or target.agrees or ends_sentence(self.written.text)
 
     async def _refuse(self, target: Target, why: str) -> None:
         """Drop a target that does not go on; ask it once more if it was asked to say a word again."""
