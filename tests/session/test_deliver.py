@@ -248,6 +248,24 @@ async def test_an_answer_that_is_full_in_the_rescuers_tokens_is_whole():
     assert played.outcome.finish_reason == "length"
 
 
+async def test_words_that_are_said_again_count_once():
+    """A rescuer is allowed what the beginning that it goes on from has left, repeated words included."""
+    requests: list[Request] = []
+
+    class Asked(Telling):
+        def generate(self, request: Request, prefix: Prefix):
+            requests.append(request)
+            return super().generate(request, prefix)
+
+    plain = telling("laptop", continues=("text",))
+    laptop = Asked(plain.settings, plain.script)
+    laptop.events = (Piece(" four five."), STOP)
+    cloud = server(answer="one two three four", breaks_after=4)
+    await play(a_house([laptop, cloud], {"cloud": 0.0}), a_request(max_tokens=20))
+    assert laptop.asked == Prefix("one two three", None, 3)
+    assert requests[0].max_tokens == 20 - 3
+
+
 async def test_ids_of_a_character_in_several_tokens_travel_whole():
     """Tokens whose text comes later are handed on with it, and counted."""
     first = telling("first", Piece("x", 1, (1,)))

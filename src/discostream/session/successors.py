@@ -18,8 +18,6 @@ from discostream.types import Carrier, Piece, Prefix, Request
 
 __all__ = ["Successor", "Successors"]
 
-CHARS_PER_TOKEN = 4
-
 PROOF_TOKENS = 4
 """How many tokens a target that goes on by text says, on average, before it has proved that it does."""
 
@@ -73,8 +71,7 @@ class Successors:
         prefix = self.written.prefix(text, with_ids=successor.by is Carrier.TOKENS)
         request = self.request
         if request.max_tokens is not None:
-            again = round((len(self.written.text) - len(text)) / CHARS_PER_TOKEN)
-            request = replace(request, max_tokens=request.max_tokens - self.written.whole_tokens + again)
+            request = replace(request, max_tokens=request.max_tokens - self.written.tokens_of(text))
         return request, prefix
 
     def weigh(
