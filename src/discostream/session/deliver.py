@@ -11,7 +11,7 @@ import anyio
 from discostream.config import MigrationSettings
 from discostream.core.handoff import FINAL, Decision, Signal, State, advance
 from discostream.core.pacing import Pulse
-from discostream.core.seam import Proof, cut_back, ends_sentence, reasoning_is_open
+from discostream.core.seam import Proof, ends_sentence, reasoning_is_open
 from discostream.errors import BudgetSpent, EndpointError, Phase
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.race import Lead
@@ -274,9 +274,9 @@ class Delivery:
         say the beginning of that once more. `exact` is for one that said something else.
         """
         written = self.written.text
+        is_cut = reason is MigrationReason.COST or exact
+        sent = written if is_cut else self.successors.rescued_from(successor)
         by_text = successor.by is Carrier.TEXT and bool(written)
-        is_cut = reason is MigrationReason.COST or exact or not by_text
-        sent = written if is_cut else cut_back(written)
         proof = Proof(sent, written[len(sent) :], following) if by_text else None
         attempt = self.attempts.start(successor.name, *self.successors.rest(successor, sent))
         self.target = Target(attempt, successor, reason, why, late_at, sent, proof)

@@ -10,7 +10,7 @@ import anyio
 from discostream.config import MigrationSettings
 from discostream.core.handoff import Decision, handoff_s, weigh_move
 from discostream.core.profile import EndpointProfile, Known
-from discostream.core.seam import may_cut
+from discostream.core.seam import cut_back, may_cut
 from discostream.endpoints.base import Endpoint
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.written import Written
@@ -60,11 +60,17 @@ class Successors:
     settings: MigrationSettings
 
     def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
-        """Whoever can go on with what `source` wrote, but for the spent; the quickest first.
+        """Whoever can rescue what `source` wrote, but for the spent; the quickest first.
 
         An endpoint that a hard budget keeps from starting is left out, too.
         """
-        return [successor for successor in self._capable(source, spent) if self._can_start(successor)]
+        able = self._capable(source, spent)
+        return [each for each in able if self._can_start(each, self.rescued_from(each))]
+
+    def rescued_from(self, successor: Successor) -> str:
+        """The part of the answer that a rescuer goes on from: by text, up to a place where it may be cut."""
+        text = self.written.text
+        return cut_back(text) if successor.by is Carrier.TEXT else text
 
     def rest(self, successor: Successor, text: str) -> tuple[Request, Prefix]:
         """What to ask of an endpoint that goes on from `text`, the answer so far or its beginning."""
@@ -94,7 +100,7 @@ class Successors:
                 decision.migrate
                 and (best is None or decided is None or decision.gain_usd > decided.gain_usd)
                 and may_cut(self.written.text, following.text, successor.by)
-                and self._can_start(successor)
+                and self._can_start(successor, self.written.text)
             ):
                 best, decided = successor, decision
             elif best is None:
@@ -150,8 +156,8 @@ class Successors:
         uncached = self.attempts.prompt_tokens - before
         return before + uncached * float(self.known.of(attempt.endpoint.name).read_part(ran_s, uncached))
 
-    def _can_start(self, successor: Successor) -> bool:
-        return self.attempts.can_start(successor.name, *self.rest(successor, self.written.text))
+    def _can_start(self, successor: Successor, text: str) -> bool:
+        return self.attempts.can_start(successor.name, *self.rest(successor, text))
 
     def _carriers(self, source: LiveAttempt, spent: Collection[str]) -> Iterator[tuple[str, Carrier]]:
         vocabulary = source.endpoint.vocabulary if self.written.token_ids is not None else None
