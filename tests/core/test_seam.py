@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,8 +128,20 @@ def heard(proof: Proof, said: str, size: int = 1) -> str:
         (" at dusk and wrote downwards.", " at dusk and wrote downwards."),
         (" The", " The"),
         ("\n\nThe", "\n\nThe"),
+        ("\n\n" + SENT + " the weather.", " the weather."),
     ],
-    ids=["plain", "mark", "echo", "repeated", "trimmed", "two words", "half a word", "name", "paragraph"],
+    ids=[
+        "plain",
+        "mark",
+        "echo",
+        "repeated",
+        "trimmed",
+        "two words",
+        "half a word",
+        "name",
+        "paragraph",
+        "echo below",
+    ],
 )
 def test_what_goes_on_gets_through(said, passed, size):
     """An echo of the answer and a repetition of its last words are stripped, and nothing else."""
@@ -139,6 +153,7 @@ def test_what_goes_on_gets_through(said, passed, size):
     ("said", "why"),
     [
         ("The keepers lit the fire instead", "began the answer anew"),
+        ("\n\nThe keepers lit the fire instead", "began the answer anew"),
         ("Sure! Here is the rest", "left out the space"),
         ("the weather", "left out the space"),
     ],
@@ -147,6 +162,29 @@ def test_what_does_not_go_on_is_told(said, why, size):
     """A target that begins anew, introduces itself or glues its first word on is no continuation."""
     with pytest.raises(NoContinuation, match=why):
         heard(Proof(SENT, following=" the"), said, size)
+
+
+REPETITIVE = {
+    "list": "- to be done today\n- to be done today\n- to be done tomorrow, or on the day after that.",
+    "table": "| a | b |\n| yes | yes | no |\n| yes | yes | no |\n| yes | no | no | no |\n\nThat is all.",
+    "code": "x = foo(a, b, c)\nx = foo(a, b, c)\nx = foo(a, b, c)\ny = bar(a, b, c)\nprint(x, y, x, y)",
+    "laughter": "She laughed: ha ha ha ha ha ha ha ha ha ha, and then she said nothing for a while.",
+}
+
+
+@pytest.mark.parametrize("text", REPETITIVE.values(), ids=REPETITIVE)
+def test_what_repeats_itself_may_go_on_doing_so(text):
+    """Wherever such a text is cut, all of what the source would have said too gets through."""
+    words = re.findall(r"\s*\S+", text)
+    for at in range(1, len(words) - 1):
+        sent, rest = "".join(words[:at]), words[at:]
+        assert heard(Proof(sent, following=rest[0]), "".join(rest), size=1) == "".join(rest)
+
+
+def test_what_was_said_twice_may_be_said_again():
+    """A rescuer may say once more what the answer has said more than once; the source cannot be asked."""
+    refrain = "We will rock you\nWe will rock you"
+    assert heard(Proof(refrain), "\nWe will rock you, sing it") == "\nWe will rock you, sing it"
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])

@@ -150,6 +150,9 @@ class Proof:
         return "" if self.given else self._judged(over=True)
 
     def _judged(self, *, over: bool) -> str:
+        if self._agrees_with_source():
+            self.given = True
+            return self._said
         news = self._behind_echo(over=over)
         news = None if news is None else self._behind_overlap(news, over=over)
         news = None if news is None else self._behind_repetition(news, over=over)
@@ -158,17 +161,23 @@ class Proof:
         self.given = True
         return self._joined(news)
 
+    def _agrees_with_source(self) -> bool:
+        """Whether it begins with the word that the source said next, be it a repetition."""
+        word = self._following
+        return word[:1].isspace() and not word.isspace() and self._said.startswith(word)
+
     def _behind_echo(self, *, over: bool) -> str | None:
         """What comes behind the answer so far, if that is what the target begins with."""
-        said = self._said
-        if len(self._sent) >= ECHO_CHARS:
-            if said.startswith(self._sent):
-                return said.removeprefix(self._sent)
-            if self._sent.startswith(said) and not over:
+        sent, head = self._sent.lstrip(), self._said.lstrip()
+        if len(sent) >= ECHO_CHARS:
+            if head.startswith(sent):
+                return head.removeprefix(sent)
+            if sent.startswith(head) and not over:
                 return None
-        if len(_beginning(self._sent, said).split()) > RESTART_WORDS:
+        common = _beginning(sent, head)
+        if len(common.split()) > RESTART_WORDS and _is_there_once(common, sent):
             raise NoContinuation("began the answer anew")
-        return said
+        return self._said
 
     def _behind_overlap(self, said: str, *, over: bool) -> str | None:
         """What comes behind the words that were to be said again, with or without the space before them."""
@@ -187,6 +196,8 @@ class Proof:
         for at in range(len(tail)):
             repeated = tail[at:]
             if (at and tail[at - 1].isalnum()) or not tail[at].isalnum() or not _is_telling(repeated):
+                continue
+            if not _is_there_once(repeated, answer):
                 continue
             if repeated.startswith(head) and not over:
                 return None
@@ -207,6 +218,11 @@ def _beginning(one: str, other: str) -> str:
     """What two texts have in common, from the start."""
     length = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
     return one[: min(len(one), len(other)) if length is None else length]
+
+
+def _is_there_once(words: str, answer: str) -> bool:
+    """Whether to say them again would be new; refrains, tables and code repeat themselves as they go on."""
+    return answer.find(words) == answer.rfind(words)
 
 
 def _is_telling(words: str) -> bool:
