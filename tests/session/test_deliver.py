@@ -19,7 +19,7 @@ from discostream.core.handoff import CAUTION
 from discostream.core.qoe import tbt_as_read
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import EndpointError, Phase
-from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
+from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Prompt, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -338,6 +338,19 @@ async def test_a_long_prompt_that_nobody_counted_is_not_taken_for_none():
     played = await play(a_house([laptop, cloud], {"cloud": 0.0}, migrate=True), a_request("word " * 4000))
     assert laptop.started == 0
     assert played.outcome.migrations == ()
+
+
+async def test_a_prompt_of_more_tokens_than_estimated_is_not_taken_for_read():
+    """A device with a cache that has read nothing is as cold as one without, whatever was estimated."""
+
+    async def stayed(slots: int | None) -> str | None:
+        cloud = telling("cloud", Prompt(4000), *[Piece(f" w{n}", 1, (n,)) for n in range(30)], STOP)
+        cloud.prices = server().prices
+        laptop = device(answer=LONG, slots=slots)
+        house = a_house([laptop, cloud], {"cloud": 0.0}, migrate=True)
+        return (await play(house, a_request("word " * 400))).outcome.stayed
+
+    assert await stayed(slots=1) == await stayed(slots=None)
 
 
 def numbered(text: str) -> str:

@@ -45,7 +45,8 @@ class Successors:
         request: What is being answered.
         known: The snapshot that the plan was made from.
         endpoints: Where the answer may go, by name.
-        uncached: How many tokens of the prompt each would have had to read when the request arrived.
+        uncached: How many tokens of the prompt each would have had to read when the request arrived,
+            estimated as the whole prompt was.
         attempts: What was tried, and how long the prompt is.
         written: The answer so far.
         settings: Whether it may move for cost, and how fast it is read.
@@ -141,7 +142,8 @@ class Successors:
         """How much of the prompt an endpoint with a cache has read: in earlier turns, or in this race."""
         if self.endpoints[name].slots is None:
             return 0.0
-        before = max(self.attempts.prompt_tokens - self.uncached[name], 0.0)
+        uncached_part = min(self.uncached[name] / self.attempts.estimated_tokens, 1.0)
+        before = self.attempts.prompt_tokens * (1.0 - uncached_part)
         ours = [attempt for attempt in self.attempts.started if attempt.endpoint.name == name]
         return max([before, *(self._read_tokens(attempt, before) for attempt in ours)])
 
