@@ -222,6 +222,13 @@ def test_a_plain_continuation_is_not_kept_waiting():
     assert Proof("Yes").feed(".") == "."
 
 
+@pytest.mark.parametrize("sent", ["# Yes", "(a)", "👩\u200d👩\u200d👧a", "Yes"])
+def test_a_short_echo_is_told_by_what_the_source_said_next(sent):
+    """However short the answer is: all of it once more is an echo, unless the source began with that, too."""
+    assert heard(Proof(sent, following="\n\nIt"), sent + "\n\nIt is.") == "\n\nIt is."
+    assert heard(Proof(sent, following=f" {sent}"), f" {sent} again") == f" {sent} again"
+
+
 def test_agreeing_is_told_from_silence():
     """A target that says the end of the answer again and stops has agreed; one that says nothing has not."""
     proof = Proof(SENT, " the wea")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from discostream.types import Carrier
 
 __all__ = [
+    "ECHO_CHARS",
     "EchoFilter",
     "NoContinuation",
     "Proof",
@@ -28,7 +29,7 @@ LONGEST_OVERLAP = 32
 """Characters that a rescuer is asked to say once more at the most; most words are far shorter."""
 
 ECHO_CHARS = 12
-"""An answer as short as that may well begin with the same characters twice."""
+"""A shorter answer may well begin with the same characters twice, unless the source said something else."""
 
 RESTART_WORDS = 3
 """So many words of the answer's beginning, followed by others, are the answer begun anew."""
@@ -169,7 +170,7 @@ class Proof:
     def _behind_echo(self, *, over: bool) -> str | None:
         """What comes behind the answer so far, if that is what the target begins with."""
         sent, head = self._sent.lstrip(), self._said.lstrip()
-        if len(sent) >= ECHO_CHARS:
+        if len(sent) >= ECHO_CHARS or self._following[:1].isspace():
             if head.startswith(sent):
                 return head.removeprefix(sent)
             if sent.startswith(head) and not over:
