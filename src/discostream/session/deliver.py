@@ -184,7 +184,7 @@ class Delivery:
         """What forbids a move for cost, whatever it would save; `None` if nothing does."""
         if self.request.pinned is not None:
             return self.request.pinned
-        if not self.settings.enabled:
+        if not self.settings.enabled or not self.settings.max_moves:
             return "migration is switched off"
         if not self.request.migrate:
             return "the request asks to stay where it starts"

@@ -97,16 +97,22 @@ class Successors:
             if profile.rates.decode_usd >= source_profile.rates.decode_usd:
                 continue
             decision = self._decision(source_profile, profile, successor, unread, moves)
-            if (
-                decision.migrate
-                and (best is None or decided is None or decision.gain_usd > decided.gain_usd)
-                and may_cut(self.written.text, following.text, successor.by)
-                and self._can_start(successor, self.written.text)
-            ):
-                best, decided = successor, decision
+            if decision.migrate:
+                decision = replace(decision, hindrance=self._hindrance(successor, following))
+            if decision.migrate and decision.hindrance is None:
+                if best is None or decided is None or decision.gain_usd > decided.gain_usd:
+                    best, decided = successor, decision
             elif best is None:
                 decided = decision
         return best, decided
+
+    def _hindrance(self, successor: Successor, following: Piece) -> str | None:
+        """Why the answer cannot move before `following` although it should."""
+        if not may_cut(self.written.text, following.text, successor.by):
+            return "cannot be cut there"
+        if not self._can_start(successor, self.written.text):
+            return "a hard budget leaves too little"
+        return None
 
     def _decision(
         self,
