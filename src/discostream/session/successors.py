@@ -92,10 +92,8 @@ class Successors:
         source_profile = self.known.of(source.endpoint.name)
         best: Successor | None = None
         decided: Decision | None = None
-        for successor in self._capable(source, spent):
+        for successor in self._capable(source, self._dearer(source_profile).union(spent)):
             profile = self.known.of(successor.name)
-            if profile.rates.decode_usd >= source_profile.rates.decode_usd:
-                continue
             decision = self._decision(source_profile, profile, successor, unread, moves)
             if decision.migrate:
                 decision = replace(decision, hindrance=self._hindrance(successor, following))
@@ -105,6 +103,10 @@ class Successors:
             elif best is None:
                 decided = decision
         return best, decided
+
+    def _dearer(self, source: EndpointProfile) -> set[str]:
+        least = source.rates.decode_usd
+        return {each.name for each in self.known.endpoints if each.rates.decode_usd >= least}
 
     def _hindrance(self, successor: Successor, following: Piece) -> str | None:
         """Why the answer cannot move before `following` although it should."""
