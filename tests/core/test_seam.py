@@ -222,6 +222,13 @@ def test_a_plain_continuation_is_not_kept_waiting():
     assert Proof("Yes").feed(".") == "."
 
 
+def test_blanks_wait_for_what_follows_them():
+    """A new line alone proves nothing, and gets through with the first word; at the end it is left out."""
+    proof = Proof(SENT)
+    assert [proof.feed("\n"), proof.feed("\nNext")] == ["", "\n\nNext"]
+    assert heard(Proof(SENT), " \n") == ""
+
+
 @pytest.mark.parametrize("sent", ["# Yes", "(a)", "👩\u200d👩\u200d👧a", "Yes"])
 def test_a_short_echo_is_told_by_what_the_source_said_next(sent):
     """However short the answer is: all of it once more is an echo, unless the source began with that, too."""

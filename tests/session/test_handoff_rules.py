@@ -54,6 +54,7 @@ def dropped(played: Played) -> list[tuple[str, str]]:
         (("WORD0", " WORD1", " WORD2", " WORD3", " anew"), "began the answer anew"),
         (("Sure!", " Here"), "left out the space before its first word"),
         ((), "it ended the answer at once"),
+        (("\n", "\n"), "it ended the answer at once"),
     ],
 )
 async def test_a_wrong_target_is_dropped_and_nothing_lost(says, why):

@@ -157,8 +157,8 @@ class Proof:
         news = self._behind_echo(over=over)
         news = None if news is None else self._behind_overlap(news, over=over)
         news = None if news is None else self._behind_repetition(news, over=over)
-        if not news:
-            return ""
+        if not news or news.isspace():
+            return ""  # blanks alone are no proof: whoever has nothing to say may begin with a new line
         self.given = True
         return self._joined(news)
 
