@@ -127,6 +127,8 @@ def heard(proof: Proof, said: str, size: int = 1) -> str:
         (" wrote down wrote down.", " wrote down wrote down."),
         (" at dusk and wrote downwards.", " at dusk and wrote downwards."),
         (" The", " The"),
+        ("<th>the weather", "<th>the weather"),
+        (" <", " <"),
         ("\n\nThe", "\n\nThe"),
         ("\n\n" + SENT + " the weather.", " the weather."),
     ],
@@ -139,6 +141,8 @@ def heard(proof: Proof, said: str, size: int = 1) -> str:
         "two words",
         "half a word",
         "name",
+        "another tag",
+        "no tag",
         "paragraph",
         "echo below",
     ],
@@ -156,6 +160,7 @@ def test_what_goes_on_gets_through(said, passed, size):
         ("\n\nThe keepers lit the fire instead", "began the answer anew"),
         ("Sure! Here is the rest", "left out the space"),
         ("the weather", "left out the space"),
+        ("\n<think>Okay, so", "began to think aloud"),
     ],
 )
 def test_what_does_not_go_on_is_told(said, why, size):

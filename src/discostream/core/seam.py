@@ -25,6 +25,9 @@ SENTENCE_ENDS = tuple(".!?:;…。！？`\"'”’)]}")  # noqa: RUF001 - full-w
 MARKS = frozenset(",;:.!?")
 WIDE_MARKS = tuple("。！？；，、：")  # noqa: RUF001 - behind which scripts without spaces may be cut
 
+THOUGHT = "<think>"
+"""How a model begins to think aloud."""
+
 LONGEST_OVERLAP = 32
 """Characters that a rescuer is asked to say once more at the most; most words are far shorter."""
 
@@ -76,7 +79,7 @@ def ends_sentence(text: str) -> bool:
 
 def reasoning_is_open(text: str) -> bool:
     """Whether a model that began by thinking aloud still does; such text means little to another."""
-    return text[:16].lstrip().startswith("<think>") and "</think>" not in text
+    return text[:16].lstrip().startswith(THOUGHT) and "</think>" not in text
 
 
 class EchoFilter:
@@ -170,6 +173,10 @@ class Proof:
     def _behind_echo(self, *, over: bool) -> str | None:
         """What comes behind the answer so far, if that is what the target begins with."""
         sent, head = self._sent.lstrip(), self._said.lstrip()
+        if head.startswith(THOUGHT):
+            raise NoContinuation("began to think aloud")
+        if head and THOUGHT.startswith(head) and not over:
+            return None
         if len(sent) >= ECHO_CHARS or self._following[:1].isspace():
             if head.startswith(sent):
                 return head.removeprefix(sent)
