@@ -239,6 +239,7 @@ def test_a_short_echo_is_told_by_what_the_source_said_next(sent):
     """However short the answer is: all of it once more is an echo, unless the source began with that, too."""
     assert heard(Proof(sent, following="\n\nIt"), sent + "\n\nIt is.") == "\n\nIt is."
     assert heard(Proof(sent, following=f" {sent}"), f" {sent} again") == f" {sent} again"
+    assert heard(Proof("The", following=" cat"), " Theory") == " Theory"
 
 
 def test_agreeing_is_told_from_silence():

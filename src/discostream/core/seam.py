@@ -177,9 +177,11 @@ class Proof:
             raise NoContinuation("began to think aloud")
         if head and THOUGHT.startswith(head) and not over:
             return None
-        if len(sent) >= ECHO_CHARS or self._following[:1].isspace():
-            if head.startswith(sent):
-                return head.removeprefix(sent)
+        is_word_over = self._following[:1].isspace()
+        if len(sent) >= ECHO_CHARS or is_word_over:
+            news = head.removeprefix(sent)
+            if head.startswith(sent) and not (is_word_over and news[:1].isalnum()):
+                return news
             if sent.startswith(head) and not over:
                 return None
         common = _beginning(sent, head)
