@@ -76,11 +76,19 @@ def test_decision_in_numbers():
     [
         ({"unread_tokens": 4.9}, "4.9 tokens unread where 5.0 hide it: would be noticed"),
         ({"remaining_tokens": 30}, "does not pay"),
-        ({"target": profile(0.0, 10e-6)}, "the rest is not cheaper there"),
+        ({"target": profile(0.0, 10e-6)}, "there is nothing to save"),
+        ({"remaining_tokens": 0}, "there is nothing to save"),
         ({"prefill_tokens": 1500}, "does not pay"),
         ({"moves": 8}, "does not pay"),
     ],
-    ids=["reader would notice", "too little left", "not cheaper", "prefill too dear", "has moved often"],
+    ids=[
+        "reader would notice",
+        "too little left",
+        "not cheaper",
+        "at its end",
+        "prefill too dear",
+        "has moved often",
+    ],
 )
 def test_reasons_to_stay(changed, words):
     """Each condition alone keeps an answer where it is, and says so."""

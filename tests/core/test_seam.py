@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,9 +127,25 @@ def heard(proof: Proof, said: str, size: int = 1) -> str:
         (" wrote down wrote down.", " wrote down wrote down."),
         (" at dusk and wrote downwards.", " at dusk and wrote downwards."),
         (" The", " The"),
+        ("<th>the weather", "<th>the weather"),
+        (" <", " <"),
         ("\n\nThe", "\n\nThe"),
+        ("\n\n" + SENT + " the weather.", " the weather."),
     ],
-    ids=["plain", "mark", "echo", "repeated", "trimmed", "two words", "half a word", "name", "paragraph"],
+    ids=[
+        "plain",
+        "mark",
+        "echo",
+        "repeated",
+        "trimmed",
+        "two words",
+        "half a word",
+        "name",
+        "another tag",
+        "no tag",
+        "paragraph",
+        "echo below",
+    ],
 )
 def test_what_goes_on_gets_through(said, passed, size):
     """An echo of the answer and a repetition of its last words are stripped, and nothing else."""
@@ -139,14 +157,39 @@ def test_what_goes_on_gets_through(said, passed, size):
     ("said", "why"),
     [
         ("The keepers lit the fire instead", "began the answer anew"),
+        ("\n\nThe keepers lit the fire instead", "began the answer anew"),
         ("Sure! Here is the rest", "left out the space"),
         ("the weather", "left out the space"),
+        ("\n<think>Okay, so", "began to think aloud"),
     ],
 )
 def test_what_does_not_go_on_is_told(said, why, size):
     """A target that begins anew, introduces itself or glues its first word on is no continuation."""
     with pytest.raises(NoContinuation, match=why):
         heard(Proof(SENT, following=" the"), said, size)
+
+
+REPETITIVE = {
+    "list": "- to be done today\n- to be done today\n- to be done tomorrow, or on the day after that.",
+    "table": "| a | b |\n| yes | yes | no |\n| yes | yes | no |\n| yes | no | no | no |\n\nThat is all.",
+    "code": "x = foo(a, b, c)\nx = foo(a, b, c)\nx = foo(a, b, c)\ny = bar(a, b, c)\nprint(x, y, x, y)",
+    "laughter": "She laughed: ha ha ha ha ha ha ha ha ha ha, and then she said nothing for a while.",
+}
+
+
+@pytest.mark.parametrize("text", REPETITIVE.values(), ids=REPETITIVE)
+def test_what_repeats_itself_may_go_on_doing_so(text):
+    """Wherever such a text is cut, all of what the source would have said too gets through."""
+    words = re.findall(r"\s*\S+", text)
+    for at in range(1, len(words) - 1):
+        sent, rest = "".join(words[:at]), words[at:]
+        assert heard(Proof(sent, following=rest[0]), "".join(rest), size=1) == "".join(rest)
+
+
+def test_what_was_said_twice_may_be_said_again():
+    """A rescuer may say once more what the answer has said more than once; the source cannot be asked."""
+    refrain = "We will rock you\nWe will rock you"
+    assert heard(Proof(refrain), "\nWe will rock you, sing it") == "\nWe will rock you, sing it"
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
@@ -182,6 +225,21 @@ def test_a_plain_continuation_is_not_kept_waiting():
     """The first token that fits nothing suspicious is delivered at once."""
     assert Proof(SENT).feed(" rain") == " rain"
     assert Proof("Yes").feed(".") == "."
+
+
+def test_blanks_wait_for_what_follows_them():
+    """A new line alone proves nothing, and gets through with the first word; at the end it is left out."""
+    proof = Proof(SENT)
+    assert [proof.feed("\n"), proof.feed("\nNext")] == ["", "\n\nNext"]
+    assert heard(Proof(SENT), " \n") == ""
+
+
+@pytest.mark.parametrize("sent", ["# Yes", "(a)", "👩\u200d👩\u200d👧a", "Yes"])
+def test_a_short_echo_is_told_by_what_the_source_said_next(sent):
+    """However short the answer is: all of it once more is an echo, unless the source began with that, too."""
+    assert heard(Proof(sent, following="\n\nIt"), sent + "\n\nIt is.") == "\n\nIt is."
+    assert heard(Proof(sent, following=f" {sent}"), f" {sent} again") == f" {sent} again"
+    assert heard(Proof("The", following=" cat"), " Theory") == " Theory"
 
 
 def test_agreeing_is_told_from_silence():

@@ -18,6 +18,7 @@ from discostream.types import Event, Kind, Message, Piece, Prefix, Request
 pytestmark = pytest.mark.anyio
 
 VARIABLE, KEY = "REMOTE_LLAMA_KEY", "sk-REMOTE-0123456789abcdef"
+START = Prefix()
 Handler = Callable[[web.Request], object]
 
 
@@ -31,6 +32,9 @@ async def server(completion: Handler, props: object = None) -> AsyncIterator[str
     async def tokens(http: web.Request) -> web.Response:
         return web.json_response({"tokens": [1, 2]})
 
+    async def text(http: web.Request) -> web.Response:
+        return web.json_response({"content": "so far"})
+
     async def properties(http: web.Request) -> web.Response:
         return web.json_response(props, status=403 if props is None else 200)
 
@@ -38,6 +42,7 @@ async def server(completion: Handler, props: object = None) -> AsyncIterator[str
     app.router.add_get("/props", properties)
     app.router.add_post("/apply-template", template)
     app.router.add_post("/tokenize", tokens)
+    app.router.add_post("/detokenize", text)
     app.router.add_post("/completion", completion)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -48,14 +53,18 @@ async def server(completion: Handler, props: object = None) -> AsyncIterator[str
         await runner.cleanup()
 
 
-async def collect(base_url: str, **options: object) -> tuple[list[Event], EndpointError | None]:
+async def collect(
+    base_url: str, prefix: Prefix = START, max_tokens: int | None = None, **options: object
+) -> tuple[list[Event], EndpointError | None]:
     options = {"base_url": base_url, **options}
     settings = EndpointSettings(name="remote", kind=Kind.SERVER, dialect="llamacpp", options=options)
     endpoint = LlamaCppEndpoint(settings, convert_options(settings, LlamaCppEndpoint.Options))
-    request = Request(messages=(Message("user", "hi"),), arrived_at=0.0, request_id="r")
+    request = Request(
+        messages=(Message("user", "hi"),), arrived_at=0.0, request_id="r", max_tokens=max_tokens
+    )
     events: list[Event] = []
     try:
-        async for event in endpoint.generate(request, Prefix()):
+        async for event in endpoint.generate(request, prefix):
             events.append(event)  # noqa: PERF401 - what came before an error is wanted too
     except EndpointError as error:
         return events, error
@@ -94,6 +103,20 @@ async def quote_the_key(http: web.Request) -> web.Response:
 
 async def flood(http: web.Request) -> web.Response:
     return web.Response(body=b"x" * 50_000_000, status=500)
+
+
+@pytest.mark.parametrize(("counted", "allowed"), [(1, 9), (2, 10), (5, 10)])
+async def test_no_more_is_asked_for_than_was_allowed(counted: int, allowed: int) -> None:
+    """A beginning of two tokens that counted for fewer lowers the limit; for more, it does not raise it."""
+    asked: list[int] = []
+
+    async def note(http: web.Request) -> web.Response:
+        asked.append((await http.json())["n_predict"])
+        return web.Response(body=b'data: {"content":"hi","tokens":[7],"stop":true}\n\n')
+
+    async with server(note) as base_url:
+        await collect(base_url, Prefix("so far", tokens=counted), max_tokens=10)
+    assert asked == [allowed]
 
 
 async def test_silence_is_a_break() -> None:

@@ -31,6 +31,9 @@ NOTHING_USD = Budget(name="no money", resource=Resource.USD, amount=0.0, window=
 NOTHING_J = Budget(name="no energy", resource=Resource.JOULES, amount=0.0, window=Window.HOUR, hard=True)
 
 
+LONGER = "anticonstitutionally disestablishing incomprehensibilities counterrevolutionaries."
+
+
 def with_budgets(house: House, *budgets: Budget) -> House:
     """The house with a purse whose clock goes with the test's."""
     began_at = anyio.current_time()
@@ -116,6 +119,7 @@ async def test_an_answer_does_not_move_where_a_budget_is_spent(share, migrations
     played = await play(house)
     assert len(played.outcome.migrations) == migrations
     assert laptop.started == migrations
+    assert migrations or played.outcome.stayed.endswith("hide it: a hard budget leaves too little")
 
 
 async def test_a_rescue_skips_an_endpoint_whose_budget_is_spent():
@@ -124,6 +128,21 @@ async def test_a_rescue_skips_an_endpoint_whose_budget_is_spent():
     endpoints = [device(breaks_after=3), cloud, device("tablet", ttft_s=1.0)]
     played = await play(with_budgets(a_house(endpoints, {"laptop": 0.0}), NOTHING_USD))
     assert [move.target for move in played.outcome.migrations] == ["tablet"]
+    assert cloud.started == 0
+
+
+async def test_a_rescue_is_paid_with_the_words_to_be_said_again():
+    """A budget that would pay for the rest, but not for the words that come before it, starts nobody."""
+    cloud = server(answer=LONGER, continues=("text",))
+    cloud.prices = Prices(1e-6, 100e-6)
+    request = a_request(max_tokens=20)
+    written = "anticonstitutionally disestablishing"
+    exact = cloud.prices.usd(most_prompt_tokens(request, Prefix(written)), 20 - 2)
+    house = a_house([device(answer=LONGER, breaks_after=2), cloud], {"laptop": 0.0})
+    tight = Budget(name="tight", resource=Resource.USD, amount=exact * 1.01, window=Window.DAY, hard=True)
+    played = await play(with_budgets(house, tight), request)
+    assert isinstance(played.failure, AllEndpointsFailed)
+    assert str(played.failure).startswith("laptop: connection reset")
     assert cloud.started == 0
 
 

@@ -19,7 +19,7 @@ from discostream.core.handoff import CAUTION
 from discostream.core.qoe import tbt_as_read
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import EndpointError, Phase
-from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
+from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Prompt, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -239,6 +239,33 @@ async def test_a_source_that_breaks_at_its_limit_has_finished():
     assert laptop.started == 0
 
 
+async def test_an_answer_that_is_full_in_the_rescuers_tokens_is_whole():
+    """A rescuer that may not write any more, because it counts more tokens, ends the answer by its length."""
+    full = telling("full", Finish(FinishReason.LENGTH), continues=("text",))
+    played = await play(a_house([full, server(breaks_after=4)], {"cloud": 0.0}), a_request(max_tokens=5))
+    assert played.failure is None
+    assert played.text == "ONE TWO THREE FOUR"
+    assert played.outcome.finish_reason == "length"
+
+
+async def test_words_that_are_said_again_count_once():
+    """A rescuer is allowed what the beginning that it goes on from has left, repeated words included."""
+    requests: list[Request] = []
+
+    class Asked(Telling):
+        def generate(self, request: Request, prefix: Prefix):
+            requests.append(request)
+            return super().generate(request, prefix)
+
+    plain = telling("laptop", continues=("text",))
+    laptop = Asked(plain.settings, plain.script)
+    laptop.events = (Piece(" four five."), STOP)
+    cloud = server(answer="one two three four", breaks_after=4)
+    await play(a_house([laptop, cloud], {"cloud": 0.0}), a_request(max_tokens=20))
+    assert laptop.asked == Prefix("one two three", None, 3)
+    assert requests[0].max_tokens == 20 - 3
+
+
 async def test_ids_of_a_character_in_several_tokens_travel_whole():
     """Tokens whose text comes later are handed on with it, and counted."""
     first = telling("first", Piece("x", 1, (1,)))
@@ -311,6 +338,19 @@ async def test_a_long_prompt_that_nobody_counted_is_not_taken_for_none():
     played = await play(a_house([laptop, cloud], {"cloud": 0.0}, migrate=True), a_request("word " * 4000))
     assert laptop.started == 0
     assert played.outcome.migrations == ()
+
+
+async def test_a_prompt_of_more_tokens_than_estimated_is_not_taken_for_read():
+    """A device with a cache that has read nothing is as cold as one without, whatever was estimated."""
+
+    async def stayed(slots: int | None) -> str | None:
+        cloud = telling("cloud", Prompt(4000), *[Piece(f" w{n}", 1, (n,)) for n in range(30)], STOP)
+        cloud.prices = server().prices
+        laptop = device(answer=LONG, slots=slots)
+        house = a_house([laptop, cloud], {"cloud": 0.0}, migrate=True)
+        return (await play(house, a_request("word " * 400))).outcome.stayed
+
+    assert await stayed(slots=1) == await stayed(slots=None)
 
 
 def numbered(text: str) -> str:

@@ -54,6 +54,7 @@ def dropped(played: Played) -> list[tuple[str, str]]:
         (("WORD0", " WORD1", " WORD2", " WORD3", " anew"), "began the answer anew"),
         (("Sure!", " Here"), "left out the space before its first word"),
         ((), "it ended the answer at once"),
+        (("\n", "\n"), "it ended the answer at once"),
     ],
 )
 async def test_a_wrong_target_is_dropped_and_nothing_lost(says, why):
@@ -164,7 +165,7 @@ async def test_a_stopped_source_can_be_asked_again():
         ({"enabled": False}, {}, "migration is switched off"),
         ({}, {"migrate": False}, "the request asks to stay where it starts"),
         ({}, {"pinned": "it uses tools"}, "it uses tools"),
-        ({"max_moves": 0}, {}, "no other endpoint could go on with it at a lower price"),
+        ({"max_moves": 0}, {}, "migration is switched off"),
         ({"consumption_tokens_per_s": 1000.0}, {}, "would be noticed"),
     ],
 )
@@ -175,6 +176,16 @@ async def test_why_an_answer_stayed(settings, asked, why):
     assert played.outcome.migrations == ()
     assert why in played.outcome.stayed
     assert played.outcome.as_disco()["stayed"] == played.outcome.stayed
+
+
+async def test_an_answer_that_cannot_be_cut_says_so():
+    """Where a move would pay and go unnoticed, but there is no place for a seam, that is the reason."""
+    plain = server()
+    cloud = Saying(plain.settings, plain.script)
+    cloud.says = ("字",) * 60
+    played = await play(a_pair(device(continues=("text",)), cloud))
+    assert played.text == "字" * 60
+    assert played.outcome.stayed.endswith("hide it: cannot be cut there")
 
 
 async def test_an_answer_that_moved_says_why():

@@ -115,6 +115,29 @@ async def test_who_leaves_is_settled_for_what_was_delivered():
     assert played.outcome.finish_reason is None
 
 
+@pytest.mark.parametrize("mode", ["immediate", "reading"])
+async def test_a_client_that_breaks_is_told_apart_from_one_that_leaves(mode):
+    """What a client raises comes out of the session as it is, and into the account, paced or not."""
+
+    class Broken:
+        def __init__(self) -> None:
+            self.left, self.outcome = anyio.CancelScope(), None
+
+        async def take(self, piece) -> None:
+            raise RuntimeError("no more paper")
+
+        def settled(self, outcome) -> None:
+            self.outcome = outcome
+
+    from discostream.session.run import run
+
+    client, cloud = Broken(), server()
+    with pytest.raises(RuntimeError, match="no more paper"):
+        await run(a_request(), replace(a_house([cloud]), pacing=PacingSettings(mode=mode)), client)
+    assert client.outcome.error == "RuntimeError('no more paper')"
+    assert cloud.open == 0
+
+
 async def test_a_client_that_does_not_read_stops_the_source(monkeypatch):
     """What waits for a slow client is bounded: beyond that the source waits, too."""
     monkeypatch.setattr("discostream.session.outlet.WORDS_WAITING", 4)

@@ -15,7 +15,7 @@ from timetable import Played, a_house, a_request, device, play, server
 from trio.testing import MockClock
 
 from discostream.config import MigrationSettings, PacingSettings
-from discostream.core.seam import ends_sentence
+from discostream.core.seam import ECHO_CHARS, ends_sentence
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import EndpointError, Phase
 from discostream.types import Carrier, Event, Finish, FinishReason, Kind, Piece, Prefix, Request
@@ -69,7 +69,11 @@ class Player(ScriptedEndpoint):
         rest = part.text if prefix.token_ids is not None else part.text[len(prefix.text) :]
         with self._counted():
             await anyio.sleep(part.start_s)
-            if part.fault == "echoes" and prefix.text and prefix.token_ids is None:
+            if (
+                part.fault == "echoes"
+                and len(prefix.text.lstrip()) >= ECHO_CHARS
+                and prefix.token_ids is None
+            ):
                 rest = prefix.text + rest
             if part.fault == "says nothing" and prefix.text and not ends_sentence(prefix.text):
                 rest = ""

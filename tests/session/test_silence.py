@@ -12,7 +12,8 @@ from timetable import WORDS, Played, a_house, a_request, device, play, server
 from discostream.config import MigrationSettings
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import EndpointError, Phase
-from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
+from discostream.session.run import run
+from discostream.types import Delivered, Event, Finish, FinishReason, Outcome, Piece, Prefix, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,13 @@ async def test_a_silent_source_is_replaced_when_the_reader_runs_low():
     assert house.endpoints["cloud"].open == 0
 
 
+async def test_a_late_start_is_no_gap():
+    """However long the first content took, a second of silence in mid-answer is too long."""
+    played = await play(a_pair(timed(*words(5.0, 5.1, 5.2, 5.3)), ttft_s=0.5))
+    (migration,) = played.outcome.migrations
+    assert migration.gap_s == pytest.approx(1.0 + 0.5)
+
+
 async def test_a_reader_with_enough_unread_gives_a_source_time():
     """Sixteen tokens at once last 3.2 s; the device is asked only its start time before they are read."""
     cloud = timed(*words(*[0.0] * 15), (3.0, a_piece(" SIXTEEN")), (3.0, Finish(FinishReason.STOP)))
@@ -101,6 +109,15 @@ async def test_a_source_that_speaks_again_goes_on():
     dropped = [(each.start_offset_s, each.dropped) for each in played.outcome.attempts if each.dropped]
     assert [why for _, why in dropped] == ["the source spoke again"]
     assert dropped[0][0] == pytest.approx(1.1)
+
+
+async def test_a_hedge_that_was_let_go_is_no_rescue():
+    """A source that falls silent twice and comes back may still be rescued twice when it breaks."""
+    played = await play(a_pair(timed(*words(0.0, 1.5, 6.5), (6.6, None)), ttft_s=2.0))
+    dropped = [each.dropped for each in played.outcome.attempts if each.dropped]
+    assert dropped == ["the source spoke again"] * 2
+    assert what_moved(played) == [(3, "laptop", "rescue")]
+    assert played.text == "ONE TWO THREE" + WORDS[len("one two three") :]
 
 
 async def test_a_source_that_breaks_while_it_is_hedged():
@@ -145,6 +162,15 @@ async def test_a_target_that_was_late_is_asked_again_by_a_silent_source():
     assert played.text == WORDS.upper()[: migration.at_char] + WORDS[migration.at_char :]
 
 
+async def test_a_full_answer_is_not_hedged():
+    """Nobody is asked for the rest of an answer that has all its tokens and only waits for its finish."""
+    cloud = timed(*words(0.0, 0.1, 0.2), (3.0, Finish(FinishReason.LENGTH)))
+    house = a_pair(cloud, ttft_s=0.1)
+    played = await play(house, a_request(max_tokens=3))
+    assert played.text == "ONE TWO THREE"
+    assert house.endpoints["laptop"].started == 0
+
+
 async def test_who_must_not_be_rescued_waits():
     """With rescues switched off, in the settings or by the request, nobody else is started for silence."""
     cloud = timed(*words(0.0, 0.1, 5.0), (5.1, Finish(FinishReason.STOP)))
@@ -158,24 +184,32 @@ async def test_who_must_not_be_rescued_waits():
         assert house.endpoints["laptop"].started == 0
 
 
+class Slow:
+    """Takes five seconds over every piece."""
+
+    def __init__(self) -> None:
+        self.left, self.text, self.outcome = anyio.CancelScope(), "", None
+
+    async def take(self, piece: Delivered) -> None:
+        self.text += piece.text
+        await anyio.sleep(5.0)
+
+    def settled(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
 async def test_a_slow_client_is_no_silent_source():
     """Time that the client takes to read is not held against the source."""
-
-    class Slow:
-        def __init__(self) -> None:
-            self.left, self.text, self.outcome = anyio.CancelScope(), "", None
-
-        async def take(self, piece) -> None:
-            self.text += piece.text
-            await anyio.sleep(5.0)
-
-        def settled(self, outcome) -> None:
-            self.outcome = outcome
-
-    from discostream.session.run import run
-
-    house = a_pair(server(tbt_s=0.1), ttft_s=0.1)
-    client = Slow()
+    house, client = a_pair(server(tbt_s=0.1), ttft_s=0.1), Slow()
     await run(a_request(), house, client)
     assert client.text == WORDS.upper()
     assert house.endpoints["laptop"].started == 0
+
+
+async def test_a_slow_client_is_no_silent_target():
+    """Nor is it against a rescuer, whose next words wait already when the client has read the first."""
+    rescuers = [device(name, answer=WORDS.upper(), tbt_s=0.1) for name in ("laptop", "third")]
+    house, client = a_house([server(breaks_after=4), *rescuers], {"cloud": 0.0}), Slow()
+    await run(a_request(), house, client)
+    assert client.text == WORDS.upper()
+    assert [endpoint.started for endpoint in rescuers] == [1, 0]

@@ -151,6 +151,7 @@ class Decision:
         needed_tokens: What hides the handoff: B = r_c x t_m.
         moves: How often the answer has moved before; for each time, a move must save its overhead once more,
             or an answer whose length is misjudged would go to and fro.
+        hindrance: What else keeps the answer where it is, in words; `None` if nothing does.
     """
 
     saving_usd: Amount
@@ -159,6 +160,7 @@ class Decision:
     unread_tokens: Amount
     needed_tokens: Amount
     moves: int = 0
+    hindrance: str | None = None
 
     @property
     def gain_usd(self) -> Amount:
@@ -185,12 +187,13 @@ class Decision:
         money = (
             f"saves ${self.saving_usd:.3g} for ${self.overhead_usd:.3g} and a risk of ${self.risk_usd:.3g}"
             if self.saving_usd > 0
-            else "the rest is not cheaper there"
+            else "there is nothing to save"
         )
         if not self.pays:
             return f"{money}: does not pay" if self.saving_usd > 0 else money
         buffer = f"{self.unread_tokens:.1f} tokens unread where {self.needed_tokens:.1f} hide it"
-        return f"{money}; {buffer}{'' if self.hidden else ': would be noticed'}"
+        hindrance = self.hindrance if self.hidden else "would be noticed"
+        return f"{money}; {buffer}{f': {hindrance}' if hindrance else ''}"
 
 
 def handoff_s(target: EndpointProfile, uncached_tokens: Amount) -> Any:

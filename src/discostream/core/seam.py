@@ -11,6 +11,7 @@ from __future__ import annotations
 from discostream.types import Carrier
 
 __all__ = [
+    "ECHO_CHARS",
     "EchoFilter",
     "NoContinuation",
     "Proof",
@@ -24,11 +25,14 @@ SENTENCE_ENDS = tuple(".!?:;…。！？`\"'”’)]}")  # noqa: RUF001 - full-w
 MARKS = frozenset(",;:.!?")
 WIDE_MARKS = tuple("。！？；，、：")  # noqa: RUF001 - behind which scripts without spaces may be cut
 
+THOUGHT = "<think>"
+"""How a model begins to think aloud."""
+
 LONGEST_OVERLAP = 32
 """Characters that a rescuer is asked to say once more at the most; most words are far shorter."""
 
 ECHO_CHARS = 12
-"""An answer as short as that may well begin with the same characters twice."""
+"""A shorter answer may well begin with the same characters twice, unless the source said something else."""
 
 RESTART_WORDS = 3
 """So many words of the answer's beginning, followed by others, are the answer begun anew."""
@@ -75,7 +79,7 @@ def ends_sentence(text: str) -> bool:
 
 def reasoning_is_open(text: str) -> bool:
     """Whether a model that began by thinking aloud still does; such text means little to another."""
-    return text[:16].lstrip().startswith("<think>") and "</think>" not in text
+    return text[:16].lstrip().startswith(THOUGHT) and "</think>" not in text
 
 
 class EchoFilter:
@@ -150,25 +154,40 @@ class Proof:
         return "" if self.given else self._judged(over=True)
 
     def _judged(self, *, over: bool) -> str:
+        if self._agrees_with_source():
+            self.given = True
+            return self._said
         news = self._behind_echo(over=over)
         news = None if news is None else self._behind_overlap(news, over=over)
         news = None if news is None else self._behind_repetition(news, over=over)
-        if not news:
-            return ""
+        if not news or news.isspace():
+            return ""  # blanks alone are no proof: whoever has nothing to say may begin with a new line
         self.given = True
         return self._joined(news)
 
+    def _agrees_with_source(self) -> bool:
+        """Whether it begins with the word that the source said next, be it a repetition."""
+        word = self._following
+        return word[:1].isspace() and not word.isspace() and self._said.startswith(word)
+
     def _behind_echo(self, *, over: bool) -> str | None:
         """What comes behind the answer so far, if that is what the target begins with."""
-        said = self._said
-        if len(self._sent) >= ECHO_CHARS:
-            if said.startswith(self._sent):
-                return said.removeprefix(self._sent)
-            if self._sent.startswith(said) and not over:
+        sent, head = self._sent.lstrip(), self._said.lstrip()
+        if head.startswith(THOUGHT):
+            raise NoContinuation("began to think aloud")
+        if head and THOUGHT.startswith(head) and not over:
+            return None
+        is_word_over = self._following[:1].isspace()
+        if len(sent) >= ECHO_CHARS or is_word_over:
+            news = head.removeprefix(sent)
+            if head.startswith(sent) and not (is_word_over and news[:1].isalnum()):
+                return news
+            if sent.startswith(head) and not over:
                 return None
-        if len(_beginning(self._sent, said).split()) > RESTART_WORDS:
+        common = _beginning(sent, head)
+        if len(common.split()) > RESTART_WORDS and _is_there_once(common, sent):
             raise NoContinuation("began the answer anew")
-        return said
+        return self._said
 
     def _behind_overlap(self, said: str, *, over: bool) -> str | None:
         """What comes behind the words that were to be said again, with or without the space before them."""
@@ -187,6 +206,8 @@ class Proof:
         for at in range(len(tail)):
             repeated = tail[at:]
             if (at and tail[at - 1].isalnum()) or not tail[at].isalnum() or not _is_telling(repeated):
+                continue
+            if not _is_there_once(repeated, answer):
                 continue
             if repeated.startswith(head) and not over:
                 return None
@@ -207,6 +228,11 @@ def _beginning(one: str, other: str) -> str:
     """What two texts have in common, from the start."""
     length = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
     return one[: min(len(one), len(other)) if length is None else length]
+
+
+def _is_there_once(words: str, answer: str) -> bool:
+    """Whether to say them again would be new; refrains, tables and code repeat themselves as they go on."""
+    return answer.find(words) == answer.rfind(words)
 
 
 def _is_telling(words: str) -> bool:

@@ -468,10 +468,14 @@ class _Attempt:
 
 
 def _within_limit(request: Request, prefix: Prefix, tokens: int) -> Request:
-    """The request, whose limit was lowered by what the answer so far had in another vocabulary's tokens."""
+    """The request, its limit lowered by how many more tokens the answer so far has here than elsewhere.
+
+    It is never raised, for what a hard budget has set aside is what was asked for.
+    """
     if request.max_tokens is None or prefix.tokens is None:
         return request
-    return replace(request, max_tokens=max(request.max_tokens + prefix.tokens - tokens, 0))
+    more = max(tokens - prefix.tokens, 0)
+    return replace(request, max_tokens=max(request.max_tokens - more, 0))
 
 
 def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:

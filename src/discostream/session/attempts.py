@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeAlias
@@ -197,12 +197,21 @@ class Attempts:
         return AllEndpointsFailed([*failures, *refused])
 
     async def hear(self, until: float = math.inf) -> Report | None:
-        """The next report of an attempt nobody cancelled; `None` when the moment `until` comes first."""
+        """The next report of an attempt nobody cancelled; `None` when the moment `until` comes first.
+
+        A report that waits already is heard even after that moment: whoever sent it was in time, and a slow
+        client kept us.
+        """
+        report = await self._next_report(until)
+        while report is not None and report[0].scope.cancel_called:
+            report = await self._next_report(until)
+        return report
+
+    async def _next_report(self, until: float) -> Report | None:
+        with suppress(anyio.WouldBlock):
+            return self._inbox.receive_nowait()
         with anyio.CancelScope(deadline=until):
-            while True:
-                attempt, report = await self._inbox.receive()
-                if not attempt.scope.cancel_called:
-                    return attempt, report
+            return await self._inbox.receive()
         return None
 
     async def _pump(self, attempt: LiveAttempt) -> None:

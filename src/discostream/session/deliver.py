@@ -11,7 +11,7 @@ import anyio
 from discostream.config import MigrationSettings
 from discostream.core.handoff import FINAL, Decision, Signal, State, advance
 from discostream.core.pacing import Pulse
-from discostream.core.seam import Proof, cut_back, ends_sentence, reasoning_is_open
+from discostream.core.seam import Proof, ends_sentence, reasoning_is_open
 from discostream.errors import BudgetSpent, EndpointError, Phase
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.race import Lead
@@ -61,7 +61,7 @@ class Delivery:
         self.settings = settings
         self.state = State.STREAMING
         self.source: LiveAttempt
-        self.pulse = Pulse(anyio.current_time())
+        self.pulse: Pulse
         self.listening_until = math.inf
         self.target: Target | None = None
         self.held: list[Piece] = []
@@ -81,6 +81,7 @@ class Delivery:
             AllEndpointsFailed: The stream broke, and nothing could go on with it.
         """
         self.source = lead.winner
+        self.pulse = Pulse(anyio.current_time())  # what came before the first content is no gap
         for failure in lead.failures:
             self._note_failure(failure)
         self.blamed_from = len(self.failures)
@@ -183,7 +184,7 @@ class Delivery:
         """What forbids a move for cost, whatever it would save; `None` if nothing does."""
         if self.request.pinned is not None:
             return self.request.pinned
-        if not self.settings.enabled:
+        if not self.settings.enabled or not self.settings.max_moves:
             return "migration is switched off"
         if not self.request.migrate:
             return "the request asks to stay where it starts"
@@ -191,14 +192,13 @@ class Delivery:
 
     async def _hedge(self) -> None:
         """The source has been silent for too long: start another, unless the reader has enough to wait."""
-        able = self._rescuers()
+        able = [] if self._is_full() else self._rescuers()
         if not able:
             self.listening_until = math.inf
             return
         self.listening_until = (self.written.reader.done_at or 0.0) - able[0].handoff_s
         if self.listening_until > anyio.current_time():
             return
-        self.rescues += 1
         self._signal(Signal.SOURCE_SILENT)
         self._rescue_by(able, str(self._blame(self._silence())))
 
@@ -212,7 +212,6 @@ class Delivery:
         elif self.target.reason is MigrationReason.RESCUE:
             self.target.why = str(error)
         elif self._may_be_rescued():
-            self.rescues += 1
             self.target.reason, self.target.why = MigrationReason.RESCUE, str(error)
         else:
             await self._drop_target("the source broke, and rescues are not allowed")
@@ -230,7 +229,6 @@ class Delivery:
             self.failures = why
             self._signal(Signal.NO_TARGET)
             return
-        self.rescues += 1
         self._rescue_by(able, str(why[-1]))
 
     def _rescue_by(self, able: Sequence[Successor], why: str) -> None:
@@ -276,9 +274,9 @@ class Delivery:
         say the beginning of that once more. `exact` is for one that said something else.
         """
         written = self.written.text
+        is_cut = reason is MigrationReason.COST or exact
+        sent = written if is_cut else self.successors.rescued_from(successor)
         by_text = successor.by is Carrier.TEXT and bool(written)
-        is_cut = reason is MigrationReason.COST or exact or not by_text
-        sent = written if is_cut else cut_back(written)
         proof = Proof(sent, written[len(sent) :], following) if by_text else None
         attempt = self.attempts.start(successor.name, *self.successors.rest(successor, sent))
         self.target = Target(attempt, successor, reason, why, late_at, sent, proof)
@@ -290,6 +288,7 @@ class Delivery:
             self.failures.insert(self.blamed_from, self._blame(self._silence()))
         self._signal(Signal.TARGET_READY)
         self._let_source_go()
+        self.rescues += target.reason is MigrationReason.RESCUE
         written.forget_unwritten(keep_ids=target.successor.by is Carrier.TOKENS)
         written.migrations.append(
             Migration(
@@ -331,7 +330,7 @@ class Delivery:
             await self._hand_off(target, piece)
             if self.state is State.STREAMING:
                 await self._from_source(Finish(reason))
-        elif target.reason is MigrationReason.RESCUE and (target.agrees or ends_sentence(self.written.text)):
+        elif target.reason is MigrationReason.RESCUE and self._may_be_whole(target, reason):
             self._signal(Signal.COMPLETE)
             self._let_source_go()
             self._become_source(target.attempt)
@@ -339,6 +338,10 @@ class Delivery:
         else:
             self._distrust(target)
             await self._drop_target("it ended the answer at once")
+
+    def _may_be_whole(self, target: Target, reason: FinishReason) -> bool:
+        """Whether a rescuer that adds nothing is believed; in its own tokens the answer may be full."""
+        return reason is FinishReason.LENGTH or target.agrees or ends_sentence(self.written.text)
 
     async def _refuse(self, target: Target, why: str) -> None:
         """Drop a target that does not go on; ask it once more if it was asked to say a word again."""
@@ -360,10 +363,8 @@ class Delivery:
 
     async def _drop_target(self, why: str) -> None:
         self._signal(Signal.TARGET_DROPPED)
-        reason = self.target.reason if self.target else None
         self._cancel_target(why)
         if self.state is State.RESCUING:
-            self.rescues -= reason is MigrationReason.RESCUE
             await self._rescue()
         else:
             await self._release_held()
@@ -393,7 +394,7 @@ class Delivery:
             self.target = None
 
     def _is_full(self) -> bool:
-        """Whether the source broke only after it had written all it was allowed to."""
+        """Whether the source has written all it was allowed to, so that nothing is left to ask for."""
         most = self.request.max_tokens
         return most is not None and self.written.tokens + sum(piece.tokens for piece in self.held) >= most
 

@@ -83,6 +83,7 @@ class PacedOutlet(Outlet):
         self._waiting: deque[_Word] = deque()
         self._released_at: float | None = None
         self._changed = anyio.Event()
+        self._error: Exception | None = None
         self._tasks: TaskGroup
 
     async def __aenter__(self) -> Outlet:
@@ -102,15 +103,27 @@ class PacedOutlet(Outlet):
         due_at = anyio.current_time() + self._max_lag_s
         self._waiting.extend(_Word(word, share, endpoint, due_at) for word, share in words_of(text, tokens))
         self._tell()
-        while len(self._waiting) > WORDS_WAITING:
-            await self._changed.wait()
+        await self._until_waiting(WORDS_WAITING)
 
     async def drain(self) -> None:
         """Wait until everything has left."""
-        while self._waiting:
+        await self._until_waiting(0)
+
+    async def _until_waiting(self, at_most: int) -> None:
+        """Wait until no more words than that do; whoever waits is told what went wrong on their way out."""
+        while len(self._waiting) > at_most and self._error is None:
             await self._changed.wait()
+        if self._error is not None:
+            raise self._error
 
     async def _release_words(self) -> None:
+        try:
+            await self._release()
+        except Exception as error:
+            self._error = error
+            self._tell()
+
+    async def _release(self) -> None:
         while True:
             changed = self._changed
             if not self._waiting:

@@ -10,15 +10,13 @@ import anyio
 from discostream.config import MigrationSettings
 from discostream.core.handoff import Decision, handoff_s, weigh_move
 from discostream.core.profile import EndpointProfile, Known
-from discostream.core.seam import may_cut
+from discostream.core.seam import cut_back, may_cut
 from discostream.endpoints.base import Endpoint
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.written import Written
 from discostream.types import Carrier, Piece, Prefix, Request
 
 __all__ = ["Successor", "Successors"]
-
-CHARS_PER_TOKEN = 4
 
 PROOF_TOKENS = 4
 """How many tokens a target that goes on by text says, on average, before it has proved that it does."""
@@ -47,7 +45,8 @@ class Successors:
         request: What is being answered.
         known: The snapshot that the plan was made from.
         endpoints: Where the answer may go, by name.
-        uncached: How many tokens of the prompt each would have had to read when the request arrived.
+        uncached: How many tokens of the prompt each would have had to read when the request arrived,
+            estimated as the whole prompt was.
         attempts: What was tried, and how long the prompt is.
         written: The answer so far.
         settings: Whether it may move for cost, and how fast it is read.
@@ -62,19 +61,24 @@ class Successors:
     settings: MigrationSettings
 
     def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
-        """Whoever can go on with what `source` wrote, but for the spent; the quickest first.
+        """Whoever can rescue what `source` wrote, but for the spent; the quickest first.
 
         An endpoint that a hard budget keeps from starting is left out, too.
         """
-        return [successor for successor in self._capable(source, spent) if self._can_start(successor)]
+        able = self._capable(source, spent)
+        return [each for each in able if self._can_start(each, self.rescued_from(each))]
+
+    def rescued_from(self, successor: Successor) -> str:
+        """The part of the answer that a rescuer goes on from: by text, up to a place where it may be cut."""
+        text = self.written.text
+        return cut_back(text) if successor.by is Carrier.TEXT else text
 
     def rest(self, successor: Successor, text: str) -> tuple[Request, Prefix]:
         """What to ask of an endpoint that goes on from `text`, the answer so far or its beginning."""
         prefix = self.written.prefix(text, with_ids=successor.by is Carrier.TOKENS)
         request = self.request
         if request.max_tokens is not None:
-            again = round((len(self.written.text) - len(text)) / CHARS_PER_TOKEN)
-            request = replace(request, max_tokens=request.max_tokens - self.written.whole_tokens + again)
+            request = replace(request, max_tokens=request.max_tokens - self.written.tokens_of(text))
         return request, prefix
 
     def weigh(
@@ -88,21 +92,29 @@ class Successors:
         source_profile = self.known.of(source.endpoint.name)
         best: Successor | None = None
         decided: Decision | None = None
-        for successor in self._capable(source, spent):
+        for successor in self._capable(source, self._dearer(source_profile).union(spent)):
             profile = self.known.of(successor.name)
-            if profile.rates.decode_usd >= source_profile.rates.decode_usd:
-                continue
             decision = self._decision(source_profile, profile, successor, unread, moves)
-            if (
-                decision.migrate
-                and (best is None or decided is None or decision.gain_usd > decided.gain_usd)
-                and may_cut(self.written.text, following.text, successor.by)
-                and self._can_start(successor)
-            ):
-                best, decided = successor, decision
+            if decision.migrate:
+                decision = replace(decision, hindrance=self._hindrance(successor, following))
+            if decision.migrate and decision.hindrance is None:
+                if best is None or decided is None or decision.gain_usd > decided.gain_usd:
+                    best, decided = successor, decision
             elif best is None:
                 decided = decision
         return best, decided
+
+    def _dearer(self, source: EndpointProfile) -> set[str]:
+        least = source.rates.decode_usd
+        return {each.name for each in self.known.endpoints if each.rates.decode_usd >= least}
+
+    def _hindrance(self, successor: Successor, following: Piece) -> str | None:
+        """Why the answer cannot move before `following` although it should."""
+        if not may_cut(self.written.text, following.text, successor.by):
+            return "cannot be cut there"
+        if not self._can_start(successor, self.written.text):
+            return "a hard budget leaves too little"
+        return None
 
     def _decision(
         self,
@@ -138,7 +150,8 @@ class Successors:
         """How much of the prompt an endpoint with a cache has read: in earlier turns, or in this race."""
         if self.endpoints[name].slots is None:
             return 0.0
-        before = max(self.attempts.prompt_tokens - self.uncached[name], 0.0)
+        uncached_part = min(self.uncached[name] / self.attempts.estimated_tokens, 1.0)
+        before = self.attempts.prompt_tokens * (1.0 - uncached_part)
         ours = [attempt for attempt in self.attempts.started if attempt.endpoint.name == name]
         return max([before, *(self._read_tokens(attempt, before) for attempt in ours)])
 
@@ -153,8 +166,8 @@ class Successors:
         uncached = self.attempts.prompt_tokens - before
         return before + uncached * float(self.known.of(attempt.endpoint.name).read_part(ran_s, uncached))
 
-    def _can_start(self, successor: Successor) -> bool:
-        return self.attempts.can_start(successor.name, *self.rest(successor, self.written.text))
+    def _can_start(self, successor: Successor, text: str) -> bool:
+        return self.attempts.can_start(successor.name, *self.rest(successor, text))
 
     def _carriers(self, source: LiveAttempt, spent: Collection[str]) -> Iterator[tuple[str, Carrier]]:
         vocabulary = source.endpoint.vocabulary if self.written.token_ids is not None else None

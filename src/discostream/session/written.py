@@ -15,6 +15,9 @@ from discostream.types import Migration, Piece, Prefix
 
 __all__ = ["Written"]
 
+CHARS_PER_TOKEN = 4
+"""Of the few words by which an answer is cut back."""
+
 
 @dataclass
 class Written:
@@ -66,7 +69,11 @@ class Written:
 
     def prefix(self, text: str, *, with_ids: bool) -> Prefix:
         """What another endpoint needs to go on from `text`, the answer so far or its beginning."""
-        return Prefix(text, self.ids() if with_ids else None, self.whole_tokens)
+        return Prefix(text, self.ids() if with_ids else None, self.tokens_of(text))
+
+    def tokens_of(self, text: str) -> int:
+        """How many tokens the answer so far, or its beginning, has; all but its last words were counted."""
+        return max(self.whole_tokens - round((len(self.text) - len(text)) / CHARS_PER_TOKEN), 0)
 
     def forget_unwritten(self, *, keep_ids: bool) -> None:
         """Continue from the text: drop tokens without text, and all IDs if the next source has others."""
