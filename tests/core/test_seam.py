@@ -240,6 +240,7 @@ def test_a_short_echo_is_told_by_what_the_source_said_next(sent):
     assert heard(Proof(sent, following="\n\nIt"), sent + "\n\nIt is.") == "\n\nIt is."
     assert heard(Proof(sent, following=f" {sent}"), f" {sent} again") == f" {sent} again"
     assert heard(Proof("The", following=" cat"), " Theory") == " Theory"
+    assert heard(Proof("#", following="\n"), "\n# Two") == "\n# Two"
 
 
 def test_agreeing_is_told_from_silence():

@@ -154,8 +154,8 @@ class Proof:
         return "" if self.given else self._judged(over=True)
 
     def _judged(self, *, over: bool) -> str:
-        if self._agrees_with_source():
-            self.given = True
+        if self._next_word and self._said.startswith(self._next_word):
+            self.given = True  # as the source itself went on, be it a repetition
             return self._said
         news = self._behind_echo(over=over)
         news = None if news is None else self._behind_overlap(news, over=over)
@@ -165,10 +165,11 @@ class Proof:
         self.given = True
         return self._joined(news)
 
-    def _agrees_with_source(self) -> bool:
-        """Whether it begins with the word that the source said next, be it a repetition."""
+    @property
+    def _next_word(self) -> str:
+        """What the source said next, where that began a word; blanks alone say nothing of what follows."""
         word = self._following
-        return word[:1].isspace() and not word.isspace() and self._said.startswith(word)
+        return word if word[:1].isspace() and not word.isspace() else ""
 
     def _behind_echo(self, *, over: bool) -> str | None:
         """What comes behind the answer so far, if that is what the target begins with."""
@@ -177,10 +178,9 @@ class Proof:
             raise NoContinuation("began to think aloud")
         if head and THOUGHT.startswith(head) and not over:
             return None
-        is_word_over = self._following[:1].isspace()
-        if len(sent) >= ECHO_CHARS or is_word_over:
+        if len(sent) >= ECHO_CHARS or self._next_word:
             news = head.removeprefix(sent)
-            if head.startswith(sent) and not (is_word_over and news[:1].isalnum()):
+            if head.startswith(sent) and not (self._next_word and news[:1].isalnum()):
                 return news
             if sent.startswith(head) and not over:
                 return None
