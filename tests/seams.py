@@ -1,7 +1,7 @@
 """What must not show where two endpoints' texts meet: five defects, each a question to plain text.
 
 A defect is something at the seam that the text does nowhere else. Double spaces in a table, dots inside names
-and sentences that a small model says over and over are the writer's habits, and no fault of the seam.
+names like dateTime and sentences that a small model says over and over are the writer's habits, and no fault of the seam.
 
 - double space: two or more spaces touch the seam, between two words of a line;
 - missing space: two words that the seam glues together, or a word and the sentence or clause before it;
@@ -107,6 +107,8 @@ def _has_double_space(seam: Seam) -> bool:
 def _misses_space(seam: Seam) -> bool:
     if seam.blanks or not seam.right:
         return False
+    if seam.left[-1:].islower() and seam.right[0].isupper() and seam.does_elsewhere(r"[a-z][A-Z]"):
+        return False  # a name like dateTime in a program
     if seam.left:
         return seam.knows(seam.left) and seam.knows(seam.right) and not seam.knows(seam.left + seam.right)
     mark = seam.before[-1:]
