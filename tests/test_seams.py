@@ -23,7 +23,7 @@ def told(marked: str, vocabulary: frozenset[str] = WORDS) -> list[str]:
         ("The keepers  ‖lit the lamp.", "double space"),
         ("The keep‖  ers lit the lamp.", "double space"),
         ("The keepers‖lit the lamp.", "missing space"),
-        ("The light‖The keepers lit.", "missing space"),
+        ("They lit the lamp‖The keepers slept.", "missing space"),
         ("They lit the lamp.‖The keepers slept.", "missing space"),
         ("They lit the lamp,‖and slept.", "missing space"),
         ("Is it dusk?‖The keepers slept.", "missing space"),
