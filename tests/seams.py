@@ -1,8 +1,8 @@
 """What must not show where two endpoints' texts meet: five defects, each a question to plain text.
 
-A defect is something at the seam that the text does nowhere else. Double spaces in a table, dots inside names,
-names like dateTime, and sentences that a small model says over and over are the writer's habits, and no fault
-of the seam.
+A defect is something at the seam that the text does nowhere else. Double spaces in a table, dots inside
+names, names like dateTime, and sentences that a small model says over and over are the writer's habits, and
+no fault of the seam.
 
 - double space: two or more spaces touch the seam, between two words of a line;
 - missing space: two words that the seam glues together, or a word and the sentence or clause before it;

@@ -249,3 +249,15 @@ def test_agreeing_is_told_from_silence():
     assert heard(proof, " the wea") == ""
     assert proof.agreed
     assert not Proof(SENT).agreed
+
+
+@pytest.mark.parametrize(("sent", "said"), [("Name,Age,", "City"), ("the U.", "S."), ("std::", "Vector")])
+def test_a_capital_behind_a_mark_goes_on(sent, said):
+    """In tables, abbreviations and programs a capital may follow a mark without a space."""
+    assert Proof(sent).feed(said) == said
+
+
+def test_a_capital_in_the_middle_of_a_word_does_not():
+    """A target that introduces itself where a word was cut is no continuation."""
+    with pytest.raises(NoContinuation, match="middle of a word"):
+        Proof("wrote down the wea").feed("Sure!")

@@ -22,7 +22,6 @@ __all__ = [
 ]
 
 SENTENCE_ENDS = tuple(".!?:;…。！？`\"'”’)]}")  # noqa: RUF001 - full-width marks end sentences too
-MARKS = frozenset(",;:.!?")
 WIDE_MARKS = tuple("。！？；，、：")  # noqa: RUF001 - behind which scripts without spaces may be cut
 
 THOUGHT = "<think>"
@@ -219,8 +218,8 @@ class Proof:
         """The first words as they must stand behind the answer, with one space between."""
         if not self._overlap and news[0].isalnum() and self._following[:1].isspace():
             raise NoContinuation("left out the space before its first word")
-        if not self._overlap and news[0].isupper() and (self._sent[-1].islower() or self._sent[-1] in MARKS):
-            raise NoContinuation("began a sentence in the middle of one, or of a word")
+        if not self._overlap and news[0].isupper() and self._sent[-1].islower():
+            raise NoContinuation("began a sentence in the middle of a word")
         return news.removeprefix(" ") if self._sent.endswith(" ") and not self._overlap else news
 
 
