@@ -502,7 +502,7 @@ def test_wrong_options_are_refused_with_the_fix(options, complaint):
         (b"ttft_s,error\n,429\n", "every request failed; some must have brought content"),
         (b"ttft_s,model\n1,a\n2,b\n", r"has several models; choose one as .*wrong\.csv#a"),
         (b"\xff\xfe", "is not text; give a CSV or JSON file, gzipped or not"),
-        (gzip.compress(b"ttft_s\n1.0\n")[:-6], "cannot be read: "),
+        (gzip.compress(b"ttft_s\n1.0\n", mtime=0)[:-6], "cannot be read: "),
     ],
 )
 def test_a_file_that_holds_no_ttft_is_refused(tmp_path, content, wanted):
