@@ -362,7 +362,10 @@ def outcome_of(answers, index):
             prompt_tokens=int(answers.read_tokens[index, column]),
             completion_tokens=int(answers.wrote_tokens[index, column]),
             usd=one.prices.usd(answers.read_tokens[index, column], answers.wrote_tokens[index, column]),
-            joules=one.energy.joules(answers.read_tokens[index, column], answers.wrote_tokens[index, column]),
+            joules=one.energy.joules(
+                answers.read_tokens[index, column] - answers.cached_tokens[index, column],
+                answers.wrote_tokens[index, column],
+            ),
             outcome=AttemptOutcome.WON,
         )
         for column, one in enumerate(endpoints)
