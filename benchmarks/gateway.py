@@ -6,8 +6,8 @@ each a process of its own, in turns
 - direct;
 - through a bare relay (`gateway/relay.py`) that parses and re-encodes every chunk: the floor for Python;
 - through `disco serve` with two endpoints, migration armed and the ledger on: with one of them started and
-  the other standing by, and with both racing. The one that starts is the dearer, so that before every chunk
-  a move is weighed; no chunk has a space, before which alone text may be cut, so that none is made;
+  the other standing by, and with both racing. The other decodes for less, so that before every chunk a move
+  is weighed, but has the prompt read for so much more that none ever pays;
 - through LiteLLM's proxy, one worker and no database, from a virtual environment of its own (`--litellm`).
 
 What is added is a quantile of all rounds together, less that of the direct answers: of TTFT, and of how much
@@ -66,14 +66,6 @@ DIRECT, BARE, ONE, RACE, LITELLM = "direct", "bare relay", "discostream", "disco
 
 DISCO_TOML = """
 [[endpoint]]
-name = "device"
-kind = "device"
-dialect = "openai"
-base_url = "{upstream}"
-model = "mock"
-continuation = "continue_final_message"
-
-[[endpoint]]
 name = "server"
 kind = "server"
 dialect = "openai"
@@ -82,6 +74,16 @@ model = "mock"
 continuation = "continue_final_message"
 prompt_usd_per_mtok = 0.15
 completion_usd_per_mtok = 0.60
+
+[[endpoint]]
+name = "device"
+kind = "device"
+dialect = "openai"
+base_url = "{upstream}"
+model = "mock"
+continuation = "continue_final_message"
+prompt_usd_per_mtok = 15.0
+completion_usd_per_mtok = 0.50
 
 [policy]
 name = "offsets"
@@ -223,18 +225,21 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What a subject takes besides: the median start, and the most memory that it was seen to hold."""
+
+    name: str
+    version: str
+    start_s: float
+    rss_mb: float
+
+
+@dataclass(frozen=True)
 class Told:
-    """Everything that was measured.
+    """Everything that was measured, and why the rest was not."""
 
-    Attributes:
-        start_s: Of each subject, the median start.
-        skipped: Why something was not measured.
-    """
-
-    subjects: Mapping[str, Subject]
-    start_s: Mapping[str, float]
-    rss_mb: Mapping[str, float]
     rows: tuple[Row, ...]
+    footprints: tuple[Footprint, ...]
     skipped: Mapping[str, str]
 
 
@@ -250,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.install_litellm and chosen.litellm is None:
         parser.error("--install-litellm: needs --litellm FOLDER to install it in")
+    if chosen.rounds < 1 or chosen.seconds <= 0:
+        parser.error("--rounds, --seconds: must be above 0")
     design = QUICK if chosen.quick else Design(rounds=chosen.rounds, seconds=chosen.seconds)
     try:
         if chosen.install_litellm and why_no_litellm(chosen.litellm):
@@ -264,37 +271,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(design: Design, folder: Path, litellm: Path | None) -> Told:
-    """All rounds of all loads through all subjects, in turns."""
+    """All rounds of all loads through all subjects."""
     reason = why_no_litellm(litellm)
     rounds: dict[tuple[Load, str], list[Round]] = defaultdict(list)
     with ExitStack() as stack:
-        mock = Subject(DIRECT, UPSTREAM, "", health="/")
-        upstream = stack.enter_context(running(mock, folder))
+        upstream = stack.enter_context(running(Subject(DIRECT, UPSTREAM, "", health="/"), folder))
         between = subjects(folder, f"http://127.0.0.1:{upstream.port}/v1", None if reason else litellm)
-        starts = {subject.name: start_spans(subject, folder, design.rounds) for subject in between}
-        serving = [upstream, *(stack.enter_context(running(subject, folder)) for subject in between)]
-        for each in serving:
+        starts_s = [start_span(subject, folder, design.rounds) for subject in between]
+        gateways = [stack.enter_context(running(subject, folder)) for subject in between]
+        for each in gateways:
             run_once(each, upstream, *WARM_UP)
-        total = design.rounds * len(design.loads) * len(serving)
-        with count_bar("Loads", total) as advance:
-            for number in range(design.rounds):
-                first = number % len(serving)
-                for load in design.loads:
-                    for each in serving[first:] + serving[:first]:
-                        done = run_once(each, upstream, load, design.seconds)
-                        rounds[load, each.subject.name].append(done)
-                        advance()
-        return Told(
-            subjects={each.subject.name: each.subject for each in serving},
-            start_s={name: median(spans) for name, spans in starts.items()},
-            rss_mb={each.subject.name: each.rss_mb for each in serving},
-            rows=tuple(
-                summed_up(load, each.subject.name, rounds[load, each.subject.name])
-                for load in design.loads
-                for each in serving
-            ),
-            skipped={LITELLM: reason} if reason else {},
-        )
+        order = list(turns(design, [upstream, *gateways]))
+        with count_bar("Loads", len(order)) as advance:
+            for load, each in order:
+                rounds[load, each.subject.name].append(run_once(each, upstream, load, design.seconds))
+                advance()
+    return Told(
+        tuple(summed_up(load, name, rounds[load, name]) for load, name in rounds),
+        tuple(map(footprint, gateways, starts_s)),
+        {LITELLM: reason} if reason else {},
+    )
+
+
+def turns(design: Design, serving: Sequence[Running]) -> Iterator[tuple[Load, Running]]:
+    """Who is loaded with what, in order; whoever comes first in a round comes last in the next."""
+    for number in range(design.rounds):
+        first = number % len(serving)
+        for load in design.loads:
+            for each in (*serving[first:], *serving[:first]):
+                yield load, each
+
+
+def footprint(gateway: Running, start_s: float) -> Footprint:
+    """What a gateway took."""
+    return Footprint(gateway.subject.name, gateway.subject.version, start_s, gateway.rss_mb)
 
 
 def subjects(folder: Path, upstream: str, litellm: Path | None) -> list[Subject]:
@@ -302,7 +312,7 @@ def subjects(folder: Path, upstream: str, litellm: Path | None) -> list[Subject]
     found = [
         Subject(BARE, (*RELAY, "--upstream", upstream), f"aiohttp {version('aiohttp')}"),
         disco_serve(folder, upstream, ONE, "server = 0.0"),
-        disco_serve(folder, upstream, RACE, "device = 0.0, server = 0.0"),
+        disco_serve(folder, upstream, RACE, "server = 0.0, device = 0.0"),
     ]
     return found if litellm is None else [*found, litellm_proxy(folder, upstream, litellm)]
 
@@ -378,13 +388,13 @@ def running(subject: Subject, folder: Path) -> Iterator[Running]:
         end(process)
 
 
-def start_spans(subject: Subject, folder: Path, times: int) -> list[float]:
-    """How long it takes to start, so many times (seconds)."""
+def start_span(subject: Subject, folder: Path, times: int) -> float:
+    """How long it takes to start (seconds), the median of so many times."""
     spans = []
     for _ in range(times):
         with running(subject, folder) as started:
             spans.append(started.start_s)
-    return spans
+    return median(spans)
 
 
 def free_port() -> int:
@@ -485,9 +495,10 @@ def targets(told: Told) -> list[Target]:
     for row in told.rows:
         loads[row.load][row.subject] = row
     found = [target for load, rows in loads.items() for target in targets_of(load, rows)]
-    for name in (ONE, RACE):
-        found.append(Target(f"{name}: memory, MB", told.rss_mb[name], 100.0))
-        found.append(Target(f"{name}: /health after, s", told.start_s[name], 1.0))
+    for each in told.footprints:
+        if each.name in (ONE, RACE):
+            found.append(Target(f"{each.name}: memory, MB", each.rss_mb, 100.0))
+            found.append(Target(f"{each.name}: /health after, s", each.start_s, 1.0))
     return found
 
 
@@ -538,7 +549,7 @@ def as_tables(told: Told, design: Design) -> str:
     blocks = [", ".join(f"{name} {value}" for name, value in facts.items())]
     direct = {row.load: row for row in told.rows if row.subject == DIRECT}
     blocks.append(table(LOADED, [(row, direct[row.load]) for row in told.rows], words=2))
-    blocks.append(table(STARTED, [(name, told) for name in told.start_s], words=2))
+    blocks.append(table(FOOTPRINTS, told.footprints, words=2))
     blocks += [f"{name} was not measured: {reason}" for name, reason in told.skipped.items()]
     errors = sum((Counter(row.errors) for row in told.rows), Counter())
     blocks += [f"{count} x {error}" for error, count in errors.most_common(8)]
@@ -570,17 +581,9 @@ def as_json(told: Told, design: Design) -> str:
         }
         for row in told.rows
     ]
-    between = [
-        {
-            "name": name,
-            "version": told.subjects[name].version,
-            "start_s": told.start_s[name],
-            "rss_mb": told.rss_mb[name],
-        }
-        for name in told.start_s
-    ]
     met = [{**asdict(target), "met": target.met} for target in targets(told)]
-    found = {"rows": rows, "subjects": between, "skipped": told.skipped, "targets": met}
+    footprints = [asdict(each) for each in told.footprints]
+    found = {"rows": rows, "footprints": footprints, "skipped": told.skipped, "targets": met}
     return json.dumps({"machine": machine(), "design": asdict(design), **found}, indent=2)
 
 
@@ -598,7 +601,7 @@ LOADED = {
     "added p99": lambda pair: shown(added(pair[0].ttft_ms, pair[1].ttft_ms), 1),
     "gap added p50": lambda pair: shown(added(pair[0].gap_ms, pair[1].gap_ms), 0),
     "gap added p99": lambda pair: shown(added(pair[0].gap_ms, pair[1].gap_ms), 1),
-    "CPU ms": lambda pair: f"{pair[0].cpu_ms:.1f}",
+    "CPU ms": lambda pair: "-" if pair[0].subject == DIRECT else f"{pair[0].cpu_ms:.1f}",
     "chunks/s": lambda pair: f"{pair[0].chunks_per_s:,.0f}",
     "requests": lambda pair: str(pair[0].requests),
     "asked": lambda pair: f"{pair[0].asked:.2f}",
@@ -607,11 +610,11 @@ LOADED = {
     "doubled": lambda pair: str(pair[0].doubled),
     "reordered": lambda pair: str(pair[0].reordered),
 }
-STARTED = {
-    "": lambda pair: pair[0],
-    "version": lambda pair: pair[1].subjects[pair[0]].version,
-    "starts in s": lambda pair: f"{pair[1].start_s[pair[0]]:.2f}",
-    "memory MB": lambda pair: f"{pair[1].rss_mb[pair[0]]:.0f}",
+FOOTPRINTS = {
+    "through": lambda each: each.name,
+    "version": lambda each: each.version,
+    "starts in s": lambda each: f"{each.start_s:.2f}",
+    "memory MB": lambda each: f"{each.rss_mb:.0f}",
 }
 TARGETS = {
     "target": lambda target: target.what,

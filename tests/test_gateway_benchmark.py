@@ -33,7 +33,7 @@ def chunk(text):
 
 def events(numbers):
     """A chunk for each number, sent a millisecond after the one before."""
-    return [chunk(f"{number}@{1000 * place};") for place, number in enumerate(numbers)]
+    return [chunk(f" {number}@{1000 * place}") for place, number in enumerate(numbers)]
 
 
 def answer(numbers):

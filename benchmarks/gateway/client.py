@@ -29,7 +29,7 @@ CHUNKS = 64
 PATIENCE_S = 60.0
 END = b"\r\n0\r\n\r\n"
 """What ends every chunked body, and no head, even if its last header ends in 0."""
-CONTENT = re.compile(r"(\d+)@(\d+);")
+CONTENT = re.compile(r" (\d+)@(\d+)")
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A fast mock upstream: OpenAI-compatible streams, whose every chunk says what it is.
 
-The prompt orders the answer: `64 chunks, 5 ms apart`; the first comes at once. A chunk's text is `i@us;`, its
+The prompt orders the answer: `64 chunks, 5 ms apart`; the first comes at once. A chunk's text is ` i@us`, its
 number and how many microseconds after the request it was sent, so that a reader can tell which are missing,
 doubled or out of order, and what lies between has added. Every GET says what was served so far.
 
@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
 
     def event(self, number: int, spent_s: float) -> bytes:
         """One chunk of content."""
-        return framed(EVENT.format(f'{{"content":"{number}@{spent_s * 1e6:.0f};"}}', "null"))
+        return framed(EVENT.format(f'{{"content":" {number}@{spent_s * 1e6:.0f}"}}', "null"))
 
 
 async def serve(port: int, drop: int | None) -> None:
