@@ -100,6 +100,8 @@ model_list:
       model: openai/mock
       api_base: {upstream}
       api_key: unused
+general_settings:
+  dangerously_permit_weak_or_unset_master_key: true
 """
 
 
