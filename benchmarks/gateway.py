@@ -59,6 +59,9 @@ HEALTHY_S = 60.0
 RUN_S = 180.0
 """How long one load may take."""
 
+LOOK_S = 1.0
+"""How long to see before whether the machine is free."""
+
 ENDING_S = 5.0
 """How long a process may take to end by itself."""
 
@@ -238,8 +241,9 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Told:
-    """Everything that was measured, and why the rest was not."""
+    """Everything that was measured, why the rest was not, and how busy others kept the machine before."""
 
+    busy_percent: float
     rows: tuple[Row, ...]
     footprints: tuple[Footprint, ...]
     skipped: Mapping[str, str]
@@ -274,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(design: Design, folder: Path, litellm: Path | None) -> Told:
     """All rounds of all loads through all subjects."""
-    reason = why_no_litellm(litellm)
+    reason, busy_percent = why_no_litellm(litellm), psutil.cpu_percent(interval=LOOK_S)
     rounds: dict[tuple[Load, str], list[Round]] = defaultdict(list)
     with ExitStack() as stack:
         upstream = stack.enter_context(running(Subject(DIRECT, UPSTREAM, "", health="/"), folder))
@@ -289,6 +293,7 @@ def measure(design: Design, folder: Path, litellm: Path | None) -> Told:
                 rounds[load, each.subject.name].append(run_once(each, upstream, load, design.seconds))
                 advance()
     return Told(
+        busy_percent,
         tuple(summed_up(load, name, rounds[load, name]) for load, name in rounds),
         tuple(map(footprint, gateways, starts_s)),
         {LITELLM: reason} if reason else {},
@@ -548,6 +553,7 @@ def cpu_name() -> str:
 def as_tables(told: Told, design: Design) -> str:
     """The figures for people."""
     facts = {**machine(), "rounds": design.rounds, "seconds of each": design.seconds}
+    facts["% busy before"] = told.busy_percent
     blocks = [", ".join(f"{name} {value}" for name, value in facts.items())]
     direct = {row.load: row for row in told.rows if row.subject == DIRECT}
     blocks.append(table(LOADED, [(row, direct[row.load]) for row in told.rows], words=2))
@@ -585,7 +591,13 @@ def as_json(told: Told, design: Design) -> str:
     ]
     met = [{**asdict(target), "met": target.met} for target in targets(told)]
     footprints = [asdict(each) for each in told.footprints]
-    found = {"rows": rows, "footprints": footprints, "skipped": told.skipped, "targets": met}
+    found = {
+        "busy_percent": told.busy_percent,
+        "rows": rows,
+        "footprints": footprints,
+        "skipped": told.skipped,
+        "targets": met,
+    }
     return json.dumps({"machine": machine(), "design": asdict(design), **found}, indent=2)
 
 
