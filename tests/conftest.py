@@ -28,14 +28,15 @@ ENGINE_TESTS = {
     "engine/test_shape.py",
     "engine/test_supervisor.py",
     "test_end_to_end.py",
+    "test_gateway_benchmark.py",
     "test_handoff_engine.py",
     "test_scoring.py",
 }
-"""Modules that start engines by themselves; whoever uses a fixture for one is found by that."""
+"""Modules that start engines, or benchmarks; whoever uses a fixture for an engine is found by that."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs a real engine, which wants the machine for itself."""
+    """Mark what wants the machine for itself."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         module = item.path.relative_to(Path(__file__).parent).as_posix()
