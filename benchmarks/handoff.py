@@ -8,7 +8,8 @@ A  what is read: answers begin at the server and move to the device, from SmolLM
 B  quality: the same answers, scored by the stronger of the two models
 C  money: policy `disco` with half of the prompt tokens for the server, with and without migration; greedily,
    and with answers about as long as GPT-4o's are in the median
-D  warm standby: the device's start on an answer whose prompt it has read, and on one that it has not
+D  warm standby: the gap of a handoff to a device that lost the race for this prompt, and to one that was
+   not in it
 
 Run it alone on the machine; a hundred prompts take more than an hour:
 
@@ -24,7 +25,7 @@ import platform
 import random
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -50,10 +51,21 @@ from discostream.core.cost import exchange_rate
 from discostream.core.qoe import qoe
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.emulated import EmulatedEndpoint
-from discostream.endpoints.registry import build_endpoint
+from discostream.endpoints.llamacpp import LlamaCppEndpoint
+from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.engine.catalogue import resolve_model
 from discostream.engine.supervisor import Engine, EngineSettings
-from discostream.types import AttemptOutcome, Kind, Message, Outcome, Piece, Prefix, Prompt, Request, Sampling
+from discostream.types import (
+    AttemptOutcome,
+    Event,
+    Kind,
+    Message,
+    Outcome,
+    Prefix,
+    Prompt,
+    Request,
+    Sampling,
+)
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from gemma import gemma_path
@@ -85,16 +97,6 @@ HUMAN = (
 
 AT_LENGTH = "\nWrite at least 300 words, and give reasons and examples."
 """Of ten long prompts SmolLM2 answers five in less than a hundred tokens, but only one when this is added."""
-
-SAID = (
-    "The notes tell of a quiet week by the sea",
-    "A river runs through most of these words",
-    "Somebody wrote this down in a great hurry",
-)
-"""Answers so far, for the device to go on from; none begins like another."""
-
-LET_GO_S = 0.2
-"""No handoff comes so soon after a race; asked at once, llama.cpp would still have the loser in its slot."""
 
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
 
@@ -205,7 +207,7 @@ class Money:
 
 @dataclass(frozen=True)
 class Standby:
-    """Line D: seconds to the first piece that goes on with an answer; medians."""
+    """Line D: seconds from the last piece before the seam to the first behind it; medians."""
 
     prompt_tokens: int
     runs: int
@@ -470,27 +472,75 @@ def starts(outcome: Outcome) -> frozenset[str]:
     return frozenset(attempt.endpoint for attempt in ran if attempt.start_offset_s <= until_s)
 
 
-async def stand_by(runs: int, seed: int, prompt_tokens: int = 600) -> Standby:
-    """Line D: how soon the device goes on with an answer, cold and warm, in turns.
+class ReadingDevice(LlamaCppEndpoint):
+    """The embedded engine, which lets others know that it has come to the last batch of a prompt."""
 
-    Warm is one that has read the prompt to its end and was let go when its first content came: the loser of a
-    close race. Each prompt is a new one.
+    at_last_batch = anyio.Event()
+
+    async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
+        """See `Endpoint.generate`."""
+        async with aclosing(super().generate(request, prefix)) as events:
+            async for event in events:
+                read = event.read_tokens if isinstance(event, Prompt) else None
+                if read is not None and event.tokens - read <= self.options.batch_tokens:
+                    self.at_last_batch.set()
+                yield event
+
+
+class Rival(ScriptedEndpoint):
+    """A server that begins to speak when it may."""
+
+    may_speak = anyio.Event()
+
+    async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
+        """See `Endpoint.generate`."""
+        await self.may_speak.wait()
+        async with aclosing(super().generate(request, prefix)) as events:
+            async for event in events:
+                yield event
+
+
+async def stand_by(runs: int, seed: int, prompt_tokens: int = 600) -> Standby:
+    """Line D: the gap of a handoff to the device, cold and warm, in turns; every prompt is a new one.
+
+    A cold device was not started before. A warm one lost the race while it was reading the last batch of the
+    prompt, which llama.cpp then reads to its end. The server breaks off, so that every answer is handed over.
     """
-    settings = settings_from({"endpoint": embedded_pair()[:1]}).endpoint[0]
-    device, chance = build_endpoint(settings), random.Random(seed)
-    try:
-        await device.prepare()
-        text = await words_of_length(device, prompt_tokens, chance)
-        cold_s, warm_s = [], []
-        for _ in range(runs):
-            cold_s.append(await first_piece_s(device, fresh(text, chance), Prefix(SAID[0])))
-            request = fresh(text, chance)
-            await first_piece_s(device, request, Prefix())
-            await anyio.sleep(LET_GO_S)
-            warm_s += [await first_piece_s(device, request, Prefix(said)) for said in SAID]
-    finally:
-        await device.aclose()
-    return Standby(prompt_tokens, runs, median(cold_s), median(warm_s))
+    chance, gaps_s = random.Random(seed), {"cold": list[float](), "warm": list[float]()}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        disco = connect(standing_by(Path(folder)), seed=seed)
+        device, server = disco.endpoints["device"], disco.endpoints["server"]
+        device.__class__, server.__class__ = ReadingDevice, Rival
+        async with disco:
+            await disco.ready()
+            text = await words_of_length(device, prompt_tokens, chance)
+            for _ in range(runs):
+                server.may_speak = anyio.Event()
+                server.may_speak.set()
+                gaps_s["cold"].append(await gap_s(disco, fresh(text, chance), starts=("server",)))
+                device.at_last_batch = server.may_speak = anyio.Event()
+                gaps_s["warm"].append(await gap_s(disco, fresh(text, chance), starts=("server", "device")))
+    return Standby(prompt_tokens, runs, median(gaps_s["cold"]), median(gaps_s["warm"]))
+
+
+def standing_by(folder: Path) -> Settings:
+    """The embedded device, and beside it a server that says a few words and breaks off."""
+    script = {"answer": "Here is what you asked me for, word by word: ", "tbt_s": 0.1, "breaks_after": 9}
+    server = {"name": "server", "kind": "server", "dialect": "scripted", **script}
+    free = {"prompt_usd_per_mtok": 0.0, "completion_usd_per_mtok": 0.0}
+    tree = {"endpoint": [embedded_pair()[0], server | free], "ledger": {"path": str(folder / "standby.db")}}
+    return settings_from(tree)
+
+
+async def gap_s(disco: Disco, request: Request, starts: Sequence[str]) -> float:
+    """How long the handoff from the server to the device takes, as the session settles it."""
+    way = disco.under(policy=PolicySettings(name="offsets", offsets=dict.fromkeys(starts, 0.0)))
+    async with way.stream(request.messages, max_tokens=24) as answer:
+        async for _ in answer:
+            pass
+    assert answer.outcome is not None
+    (migration,) = answer.outcome.migrations
+    return migration.gap_s
 
 
 async def words_of_length(device: Endpoint, tokens: int, chance: random.Random) -> str:
@@ -514,16 +564,6 @@ async def prompt_tokens_of(device: Endpoint, request: Request) -> int:
             if isinstance(event, Prompt):
                 return event.tokens
     raise RuntimeError("the device does not say how long a prompt is")
-
-
-async def first_piece_s(device: Endpoint, request: Request, prefix: Prefix) -> float:
-    """Seconds until the first content, after which the device is let go."""
-    began_at = anyio.current_time()
-    async with aclosing(device.generate(request, prefix)) as events:
-        async for event in events:
-            if isinstance(event, Piece) and event.text:
-                break
-    return anyio.current_time() - began_at
 
 
 def main() -> None:

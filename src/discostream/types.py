@@ -159,11 +159,14 @@ class Prompt:
         cached_tokens: How many of them came out of its cache; `None` until it knows.
         read_tokens: How many of them it has read by now, those in its cache included; `None` where it does
             not say.
+        opens_thought: Whether it ends in a thought that the answer has to close (`</think>`) before it says
+            anything to the reader, as the templates of some reasoning models do.
     """
 
     tokens: int
     cached_tokens: int | None = None
     read_tokens: int | None = None
+    opens_thought: bool = False
 
 
 @dataclass(frozen=True, slots=True)

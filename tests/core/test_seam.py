@@ -15,7 +15,9 @@ from discostream.core.seam import (
     cut_back,
     ends_sentence,
     may_cut,
+    opens_thought,
     reasoning_is_open,
+    rejoined,
 )
 from discostream.types import Carrier
 
@@ -104,6 +106,34 @@ def test_sentence_ends():
 def test_reasoning_is_seen(text, is_open):
     """An answer that began by thinking aloud is not handed over before it has ended that."""
     assert reasoning_is_open(text) is is_open
+
+
+def test_reasoning_that_the_prompt_opened_is_seen():
+    """Where the prompt ends in an open thought, the answer is one from its first word on."""
+    assert opens_thought("<|im_start|>assistant\n<think>\n")
+    assert not opens_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert reasoning_is_open("", opened=True)
+    assert reasoning_is_open("Let me see", opened=True)
+    assert not reasoning_is_open("Let me see</think>\n\nIt", opened=True)
+
+
+THINKING_PROMPT = "Why?<|assistant|>\n<think>\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        (THINKING_PROMPT, "", THINKING_PROMPT),
+        ("Why?<|assistant|>\n", "It is", "Why?<|assistant|>\n"),
+        (THINKING_PROMPT, "It is", "Why?<|assistant|>\n<think>\n\n</think>\n\n"),
+        (THINKING_PROMPT, "Let me see</think>\n\nIt is", THINKING_PROMPT),
+        (THINKING_PROMPT, "\n<think>Let me see</think>\n\nIt is", "Why?<|assistant|>\n"),
+    ],
+    ids=["a fresh start", "no thought", "an answer without one", "the same model's", "a thought of its own"],
+)
+def test_an_answer_never_goes_on_inside_a_thought(prompt, answer, expected):
+    """Behind a prompt that opens a thought an answer finds it closed, its own going on, or none."""
+    assert rejoined(prompt, answer) == expected
 
 
 SENT = "The keepers lit the lamp at dusk and wrote down"

@@ -129,7 +129,7 @@ async def test_a_prefix_goes_behind_the_prompt(engine_endpoint: LlamaCppEndpoint
     server = await engine_endpoint._server()
     text = text_of(whole)[:9]
     by_text = Prefix(text)
-    counting = ask("Count from one to twenty.")
+    counting = await server.render(ask("Count from one to twenty."))
     fresh, nothing = await server.prompt_ids(counting, Prefix())
     assert nothing == ()
     assert await server.prompt_ids(counting, by_ids) == (fresh, ids[:6])
@@ -145,7 +145,7 @@ async def test_special_words_in_an_answer_stay_text(engine_endpoint: LlamaCppEnd
     server = await engine_endpoint._server()
     marker = "<|im_end|>"
     special = await server.tokenize(marker, parse_special=True)
-    _, ids = await server.prompt_ids(ask(), Prefix(marker))
+    _, ids = await server.prompt_ids(await server.render(ask()), Prefix(marker))
     assert len(special) == 1
     assert ids[-1:] != special
 
@@ -158,11 +158,30 @@ async def test_a_sentencepiece_vocabulary_gets_no_stray_space_and_one_bos(
     try:
         await endpoint.prepare()
         server = await endpoint._server()
-        fresh, _ = await server.prompt_ids(ask(), Prefix())
-        _, continued = await server.prompt_ids(ask(), Prefix("tion é"))
+        rendered = await server.render(ask())
+        fresh, _ = await server.prompt_ids(rendered, Prefix())
+        _, continued = await server.prompt_ids(rendered, Prefix("tion é"))
         assert fresh[0] == 1
         assert fresh.count(1) == 1
         assert "".join(TINY_TOKENS[token] for token in continued) == "tion▁<0xC3><0xA9>"
+    finally:
+        await endpoint.aclose()
+
+
+async def test_a_template_that_opens_a_thought_is_told_and_closed(llamacpp: Build, tmp_path: Path) -> None:
+    """Whoever starts behind `<think>` says so, and an answer from elsewhere finds the thought closed."""
+    model = write_tiny_model(tmp_path / "thinker.gguf", "<think>\n")
+    endpoint = llamacpp(model=str(model), context_tokens=256)
+    try:
+        fresh = await collect(endpoint, ask(max_tokens=1))
+        assert next(event for event in fresh if isinstance(event, Prompt)).opens_thought
+        continued = await collect(endpoint, ask(max_tokens=1), Prefix("It is"))
+        assert not any(event.opens_thought for event in continued if isinstance(event, Prompt))
+        server = await endpoint._server()
+        assert isinstance(continued[0], Prompt)
+        behind = "[INST]Hi[/INST]<think>\n\n</think>\n\n"
+        expected = await server.tokenize(behind, add_special=True, parse_special=True)
+        assert continued[0].tokens == len(expected) + len(await server.inner_ids("It is"))
     finally:
         await endpoint.aclose()
 
@@ -178,6 +197,22 @@ async def test_closing_a_stream_frees_its_slot(engine_endpoint: LlamaCppEndpoint
                 break
     slots = await until_free(engine_endpoint)
     assert all(slot.get("n_prompt_tokens", 0) < 500 for slot in slots)
+
+
+async def test_an_answer_goes_on_in_the_slot_that_read_its_prompt(engine_endpoint: LlamaCppEndpoint) -> None:
+    """Asked at once after a stream that is closed while it reads, it waits for that slot and its cache."""
+    request = ask(" ".join(f"word{index}" for index in range(120)), max_tokens=2)
+    total = 0
+    async with aclosing(engine_endpoint.generate(request, Prefix())) as events:
+        async for event in events:
+            if isinstance(event, Prompt) and event.read_tokens is not None:
+                total = event.tokens
+                if event.read_tokens >= total // 2:
+                    break
+    rest = await collect(engine_endpoint, request, Prefix("These are"))
+    assert isinstance(rest[-1], Finish)
+    assert rest[-1].cached_tokens is not None
+    assert rest[-1].cached_tokens >= total // 2
 
 
 async def test_cancelling_a_prefill_stops_it_midway(engine_endpoint: LlamaCppEndpoint) -> None:
@@ -286,8 +321,11 @@ TINY_WORDS = ["▁", *"abcdefghijklmnopqrstuvwxyzH[]INST/"]
 TINY_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *TINY_WORDS]
 
 
-def write_tiny_model(path: Path) -> Path:
-    """A llama of one random layer, with a SentencePiece vocabulary that adds BOS and a leading space."""
+def write_tiny_model(path: Path, opening: str = "") -> Path:
+    """A llama of one random layer, with a SentencePiece vocabulary that adds BOS and a leading space.
+
+    `opening` is what its chat template puts where an answer begins.
+    """
     kinds = {"<unk>": TokenType.UNKNOWN, "<s>": TokenType.CONTROL, "</s>": TokenType.CONTROL}
     plain = dict.fromkeys(TINY_WORDS, TokenType.NORMAL)
     writer = GGUFWriter(path, "llama")
@@ -307,6 +345,7 @@ def write_tiny_model(path: Path) -> Path:
     writer.add_add_space_prefix(True)
     writer.add_chat_template(
         "{{ bos_token }}{% for m in messages %}[INST]{{ m['content'] }}[/INST]{% endfor %}"
+        f"{{% if add_generation_prompt %}}{opening}{{% endif %}}"
     )
     square, vocabulary = (32, 32), (len(TINY_TOKENS), 32)
     shapes = {f"blk.0.attn_{part}": square for part in ("q", "k", "v", "output")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import replace
 
 import anyio
@@ -12,7 +13,7 @@ from discostream.config import MigrationSettings
 from discostream.core.cost import Energy
 from discostream.core.handoff import CAUTION
 from discostream.endpoints.scripted import ScriptedEndpoint
-from discostream.types import Finish, FinishReason, Piece, Prefix, Request
+from discostream.types import Finish, FinishReason, Kind, Piece, Prefix, Prompt, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +208,58 @@ async def test_reasoning_stays_where_it_began():
     done = thinking.replace("word1 ", "word1 </think> ")
     played = await play(a_pair(device(answer=done), server(answer=done, tbt_s=0.05)))
     assert len(played.outcome.migrations) == 1
+
+
+class Thinker(ScriptedEndpoint):
+    """One whose prompts end in an open thought."""
+
+    async def generate(self, request, prefix):
+        async with aclosing(super().generate(request, prefix)) as events:
+            async for event in events:
+                opens = isinstance(event, Prompt) and not prefix.text
+                yield replace(event, opens_thought=True) if opens else event
+
+
+async def test_reasoning_that_the_prompt_opened_stays_where_it_began():
+    """An answer that begins in the middle of a thought does not move, nor is it rescued, before its end."""
+    thinking = a_pair(device(answer=LONG), Thinker.of("cloud", Kind.SERVER, answer=LONG, usd_per_mtok=10.0))
+    played = await play(thinking)
+    assert played.outcome.stayed == "the model is still reasoning"
+    breaking = Thinker.of("cloud", Kind.SERVER, answer=LONG, usd_per_mtok=10.0, breaks_after=9)
+    broken = await play(a_pair(device(answer=LONG), breaking))
+    assert str(broken.failure) == "cloud: connection reset (scripted)"
+    done = LONG.replace("word1 ", "word1 </think> ")
+    closing = Thinker.of("cloud", Kind.SERVER, answer=done, usd_per_mtok=10.0, tbt_s=0.05)
+    played = await play(a_pair(device(answer=done), closing))
+    assert len(played.outcome.migrations) == 1
+
+
+class Reading(ScriptedEndpoint):
+    """Reads a prompt of 100 tokens in batches, 8 s each, and says so; goes on with an answer at once."""
+
+    async def generate(self, request, prefix):
+        if not prefix.text:
+            for read in (0, 50):
+                yield Prompt(100, 0, read)
+                await anyio.sleep(8.0)
+            await anyio.sleep_forever()
+        async with aclosing(super().generate(request, prefix)) as events:
+            async for event in events:
+                yield event
+
+
+async def test_a_loser_in_the_middle_of_a_batch_is_not_asked_to_go_on_before_its_end():
+    """An engine computes a batch to its end, so a handoff is hidden only by what is unread until then."""
+    laptop = Reading.of("laptop", Kind.DEVICE, answer=LONG)
+    cloud = server(answer=LONG, ttft_s=8.5, tbt_s=0.1)
+    house = a_house([laptop, cloud], {"laptop": 0.0, "cloud": 0.0})
+    house = replace(house, migration=MigrationSettings(consumption_tokens_per_s=4.0))
+    played = await play(house)
+    (migration,) = played.outcome.migrations
+    unread = migration.at_token - 4.0 * 0.1 * migration.at_token
+    still_reads_s = 16.0 - (8.5 + 0.1 * migration.at_token)
+    assert unread >= 4.0 * still_reads_s > 0.0
+    assert played.text == LONG
 
 
 async def test_rescues_are_counted():

@@ -18,14 +18,16 @@ __all__ = [
     "cut_back",
     "ends_sentence",
     "may_cut",
+    "opens_thought",
     "reasoning_is_open",
+    "rejoined",
 ]
 
 SENTENCE_ENDS = tuple(".!?:;…。！？`\"'”’)]}")  # noqa: RUF001 - full-width marks end sentences too
 WIDE_MARKS = tuple("。！？；，、：")  # noqa: RUF001 - behind which scripts without spaces may be cut
 
-THOUGHT = "<think>"
-"""How a model begins to think aloud."""
+THOUGHT, THOUGHT_END = "<think>", "</think>"
+"""Between them a model thinks aloud."""
 
 LONGEST_OVERLAP = 32
 """Characters that a rescuer is asked to say once more at the most; most words are far shorter."""
@@ -76,9 +78,32 @@ def ends_sentence(text: str) -> bool:
     return text.rstrip().endswith(SENTENCE_ENDS)
 
 
-def reasoning_is_open(text: str) -> bool:
-    """Whether a model that began by thinking aloud still does; such text means little to another."""
-    return text[:16].lstrip().startswith(THOUGHT) and "</think>" not in text
+def reasoning_is_open(text: str, *, opened: bool = False) -> bool:
+    """Whether a model that began by thinking aloud still does; such text means little to another.
+
+    Args:
+        text: The answer so far.
+        opened: Whether its prompt had opened the thought.
+    """
+    return (opened or text[:16].lstrip().startswith(THOUGHT)) and THOUGHT_END not in text
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a prompt as the model reads it has the answer begin inside a thought."""
+    return prompt.rstrip().endswith(THOUGHT)
+
+
+def rejoined(prompt: str, answer: str) -> str:
+    """The prompt as the model reads it, for an answer to stand behind it that exists in part.
+
+    Where the prompt opens a thought, the answer goes on in it only if it holds the end of one. Another brings
+    the beginning of its own, or came from a model that had none in mind: then the thought stays empty.
+    """
+    if not answer or not opens_thought(prompt):
+        return prompt
+    if answer.lstrip().startswith(THOUGHT):
+        return prompt.rstrip().removesuffix(THOUGHT)
+    return prompt if THOUGHT_END in answer else f"{prompt.rstrip()}\n\n{THOUGHT_END}\n\n"
 
 
 class EchoFilter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from msgspec import Meta, Struct
 
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
+from discostream.core.seam import opens_thought, rejoined
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.body import Body
 from discostream.endpoints.keys import api_key, redact
@@ -44,12 +46,15 @@ __all__ = ["LlamaCppEndpoint", "LlamaCppOptions"]
 
 SHORT_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=10.0)
 """For what is computed beside the slots, in milliseconds."""
+LEAVING_S = 2.0
+"""How long a closed stream may hold its slot: a batch takes that long on a busy device."""
+LOOK_AGAIN_S = 0.02
 MAX_ERROR_BYTES = 16_384
 MAX_MESSAGE_CHARS = 300
 FINAL_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "timings"]
 """All we read of a stream's last event, which would otherwise repeat the whole prompt."""
 
-Reply = TypeVar("Reply", bound=Struct)
+Reply = TypeVar("Reply")
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -101,6 +106,8 @@ class LlamaCppEndpoint(Endpoint):
         self.continues = frozenset({Carrier.TOKENS, Carrier.TEXT})
         self.slots = None if options.base_url else options.slots
         self.engine: Engine | None = None
+        self._open = 0
+        self._let_go_at = -math.inf
         self._session: aiohttp.ClientSession | None = None
         self._prepared = False
         self._preparing = anyio.Lock()
@@ -112,16 +119,42 @@ class LlamaCppEndpoint(Endpoint):
         attempt = _Attempt(self.name, self._key)
         with attempt.blamed():
             server = await self._server()
-            prompt, written = await server.prompt_ids(request, prefix)
-            yield Prompt(len(prompt + written))
+            rendered = await server.render(request)
+            prompt, written = await server.prompt_ids(rejoined(rendered, prefix.text), prefix)
+            thinks = not prefix.text and opens_thought(rendered)
+            yield Prompt(len(prompt + written), opens_thought=thinks)
             request = _within_limit(request, prefix, len(written))
             if request.max_tokens == 0:
                 yield Finish(FinishReason.LENGTH, len(prompt + written), 0)
                 return
+            if prefix.text and anyio.current_time() - self._let_go_at < LEAVING_S:
+                await self._until_left(server)
             body = _completion_body(request, prompt + written)
-            async with aclosing(attempt.events(server, body)) as events:
-                async for event in events:
-                    yield event
+            with self._counted(attempt):
+                async with aclosing(attempt.events(server, body)) as events:
+                    async for event in events:
+                        yield event
+
+    @contextmanager
+    def _counted(self, attempt: _Attempt) -> Iterator[None]:
+        """Count a stream while it lasts, and note when one was closed before its end."""
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+            if not attempt.over:
+                self._let_go_at = anyio.current_time()
+
+    async def _until_left(self, server: _Server) -> None:
+        """Wait until streams that were closed have left their slots.
+
+        A slot is held until the batch in it is computed. The rest of an answer would go to another, which has
+        not read the prompt.
+        """
+        with anyio.move_on_after(LEAVING_S), suppress(EndpointError, msgspec.DecodeError):
+            while await server.busy_slots() > self._open:  # noqa: ASYNC110 - llama.cpp tells nobody
+                await anyio.sleep(LOOK_AGAIN_S)
 
     async def prepare(self) -> None:
         """Fetch the model if need be, start the engine, and learn vocabulary and energy."""
@@ -303,6 +336,10 @@ class _Props(Struct):
     total_slots: int
 
 
+class _Slot(Struct):
+    is_processing: bool
+
+
 class _Models(Struct):
     data: Annotated[tuple[_Model, ...], Meta(min_length=1)]
 
@@ -316,12 +353,15 @@ class _Server:
     session: aiohttp.ClientSession
     read_timeout_s: float
 
-    async def prompt_ids(self, request: Request, prefix: Prefix) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The conversation in the model's chat template, and the answer so far."""
+    async def render(self, request: Request) -> str:
+        """The conversation in the model's chat template, up to where the answer begins."""
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        rendered = await self._ask("/apply-template", {"messages": messages}, _Rendered)
+        return (await self._ask("/apply-template", {"messages": messages}, _Rendered)).prompt
+
+    async def prompt_ids(self, rendered: str, prefix: Prefix) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The IDs of a rendered prompt, and of the answer so far."""
         # /apply-template leaves out the BOS that the tokenizer is told to add, so that it is there once.
-        prompt = await self.tokenize(rendered.prompt, add_special=True, parse_special=True)
+        prompt = await self.tokenize(rendered, add_special=True, parse_special=True)
         if prefix.token_ids is not None:
             return prompt, prefix.token_ids
         return prompt, await self.inner_ids(prefix.text) if prefix.text else ()
@@ -353,6 +393,11 @@ class _Server:
     async def props(self) -> _Props:
         """What the server says about itself."""
         return await self._ask("/props", None, _Props)
+
+    async def busy_slots(self) -> int:
+        """How many slots compute something; the answer comes between two batches."""
+        slots = await self._ask("/slots", None, list[_Slot])
+        return sum(slot.is_processing for slot in slots)
 
     async def fingerprint(self, n_vocab: int) -> str:
         """A hash over the text of every token ID."""
@@ -403,6 +448,7 @@ class _Attempt:
     phase: Phase = Phase.CONNECT
     predicted: int = 0
     held: tuple[int, ...] = ()
+    over: bool = False
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
@@ -440,6 +486,7 @@ class _Attempt:
                     self.phase = Phase.DECODE if frame.content else self.phase
                     yield await self._piece(server, frame)
                 if frame.stop:
+                    self.over = True
                     yield frame.finish()
                     return
         raise EndpointError(self.endpoint, self.phase, "the stream ended before the answer did")

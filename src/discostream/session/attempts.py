@@ -42,6 +42,9 @@ class LiveAttempt:
         completion_tokens: Tokens it generated so far.
         cached_tokens: How much of the prompt came out of the endpoint's cache.
         read_tokens: How much of it the endpoint says it has read; `None` where it does not say.
+        reads_until: About when it will have read the batch of the prompt that it is in, which it does even if
+            it is let go; `None` where it does not say.
+        opens_thought: Whether what it says begins inside a thought.
         served_at: From when on it could read, as far as is known: it may have had to queue.
         dropped: Why it was let go when it was to take the answer over.
         ahead: Other attempts that ran at the endpoint when this one started.
@@ -62,6 +65,8 @@ class LiveAttempt:
     completion_tokens: int = 0
     cached_tokens: int | None = None
     read_tokens: int | None = None
+    reads_until: float | None = None
+    opens_thought: bool = False
     served_at: float = 0.0
     dropped: str | None = None
     ahead: int = 0
@@ -69,6 +74,7 @@ class LiveAttempt:
     ended_at: float | None = None
     finish: Finish | None = None
     error: EndpointError | None = None
+    _batch_at: float | None = None
 
     @property
     def request(self) -> Request:
@@ -78,11 +84,12 @@ class LiveAttempt:
     def note(self, event: Event, asked_at: float, at: float) -> None:
         """Count an event that came at `at` after waiting since `asked_at`, whether or not anyone wants it."""
         match event:
-            case Prompt(tokens, cached_tokens, read_tokens):
+            case Prompt(tokens, cached_tokens, read_tokens, opens_thought):
                 if self.cached_tokens is None and cached_tokens is not None:
                     self.served_at = at
                 self.prompt_tokens, self.cached_tokens = tokens, cached_tokens
-                self.read_tokens = read_tokens
+                self._note_batch(read_tokens, at)
+                self.opens_thought = self.opens_thought or opens_thought
             case Piece(text, tokens):
                 self.completion_tokens += tokens
                 if self.first_at is not None:
@@ -95,6 +102,13 @@ class LiveAttempt:
                 self.completion_tokens = event.completion_tokens or self.completion_tokens
                 if event.cached_tokens is not None:
                     self.cached_tokens = event.cached_tokens
+
+    def _note_batch(self, read_tokens: int | None, at: float) -> None:
+        """Reports of reading come when a batch is done; the next one takes about as long."""
+        if read_tokens is not None:
+            began_at, self._batch_at = self._batch_at, at
+            self.reads_until = at if began_at is None else at + (at - began_at)
+        self.read_tokens = read_tokens
 
     def cancel(self) -> None:
         """Let it go; what it would have said later is not known."""

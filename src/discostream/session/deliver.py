@@ -188,7 +188,10 @@ class Delivery:
             return "migration is switched off"
         if not self.request.migrate:
             return "the request asks to stay where it starts"
-        return "the model is still reasoning" if reasoning_is_open(self.written.text) else None
+        return "the model is still reasoning" if self._is_reasoning() else None
+
+    def _is_reasoning(self) -> bool:
+        return reasoning_is_open(self.written.text, opened=self.source.opens_thought)
 
     async def _hedge(self) -> None:
         """The source has been silent for too long: start another, unless the reader has enough to wait."""
@@ -255,7 +258,7 @@ class Delivery:
             and self.request.rescue
             and self.request.pinned is None
             and self.rescues < self.settings.max_rescues
-            and not reasoning_is_open(self.written.text)
+            and not self._is_reasoning()
         )
 
     def _start_target(

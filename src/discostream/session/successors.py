@@ -144,7 +144,15 @@ class Successors:
         profile, cached = self.known.of(name), self._cached_tokens(name)
         start_s = float(handoff_s(profile, self._prefill_tokens - cached))
         proof_s = PROOF_TOKENS / profile.decode_tokens_per_s if by is Carrier.TEXT else 0.0
-        return Successor(name, by, start_s + proof_s, cached)
+        return Successor(name, by, self._still_reads_s(name) + start_s + proof_s, cached)
+
+    def _still_reads_s(self, name: str) -> float:
+        """How long an endpoint still reads for an attempt of ours that was let go."""
+        ours = (
+            each for each in self.attempts.started if each.endpoint.name == name and each.first_at is None
+        )
+        until = max((each.reads_until for each in ours if each.reads_until is not None), default=0.0)
+        return max(until - anyio.current_time(), 0.0)
 
     def _cached_tokens(self, name: str) -> float:
         """How much of the prompt an endpoint with a cache has read: in earlier turns, or in this race."""
