@@ -46,6 +46,7 @@ from discostream.ledger.store import Ledger, default_ledger_path
 from discostream.session.conversations import Conversations
 from discostream.session.house import House, Surroundings
 from discostream.session.knowledge import Knowledge
+from discostream.session.models import choice_of, refuse_taken_names
 from discostream.session.pins import refuse_impossible_pins
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
@@ -104,6 +105,7 @@ class Disco:
             endpoint.name: build_endpoint(endpoint) for endpoint in settings.endpoint
         }
         _refuse_missing_kind(settings.policy, self.endpoints)
+        refuse_taken_names(self.endpoints)
         self._seed = seed
         self._knowledge = Knowledge(self.endpoints, settings.profile)
         self._recalled = False
@@ -192,6 +194,7 @@ class Disco:
         self,
         messages: Messages,
         *,
+        model: str = "disco",
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         temperature: float | None = None,
@@ -208,6 +211,9 @@ class Disco:
 
         Args:
             messages: A prompt, or a chat's turns as `Message`s or `{"role", "content"}` mappings.
+            model: Who answers: `disco` leaves that to the policy, `disco-private` never leaves the device,
+                `disco-fast` starts everybody at once, `disco-cheap` whoever costs least; the name of an
+                endpoint, or of its model, is that one alone.
             max_tokens: The most tokens the answer may have.
             stop: Strings that end the answer.
             temperature: As OpenAI defines it; so are the ones below.
@@ -215,14 +221,15 @@ class Disco:
             seed: Holds on one endpoint only.
             presence_penalty: Against words that occurred.
             frequency_penalty: Against words by how often they occurred.
-            policy: The policy to plan this request by; the settings' own when left out.
+            policy: The policy to plan this request by; the model's or the settings' own when left out.
             private: Whether it must never leave the device.
             migrate: Whether the answer may move to save cost.
             rescue: Whether another endpoint may go on with it when its stream breaks or falls silent.
 
         Raises:
-            RequestRejected: There is no message, one is not a message or not Unicode, `max_tokens` is not
-                positive, or what is asked of the policy or of privacy cannot be had.
+            RequestRejected: There is no message, one is not a message or not Unicode, there is no such
+                model, `max_tokens` is not positive, or what is asked of the policy or of privacy cannot
+                be had.
             NotConnected: Outside of `async with`.
         """
         if max_tokens is not None and max_tokens < 1:
@@ -235,20 +242,19 @@ class Disco:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
         )
-        return self.submit(
-            Request(
-                messages=_as_messages(messages),
-                arrived_at=anyio.current_time(),
-                request_id=uuid.uuid4().hex,
-                max_tokens=max_tokens,
-                stop=stops,
-                sampling=sampling,
-                migrate=migrate,
-                rescue=rescue,
-                policy=policy,
-                private=private,
-            )
+        request = Request(
+            messages=_as_messages(messages),
+            arrived_at=anyio.current_time(),
+            request_id=uuid.uuid4().hex,
+            max_tokens=max_tokens,
+            stop=stops,
+            sampling=sampling,
+            migrate=migrate,
+            rescue=rescue,
+            policy=policy,
+            private=private,
         )
+        return self.submit(choice_of(model, self.endpoints).applied(request))
 
     def submit(self, request: Request) -> Answer:
         """Start answering a request; iterate over what comes back.

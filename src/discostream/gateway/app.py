@@ -16,8 +16,8 @@ from discostream.errors import ConfigError
 from discostream.gateway.access import admit_only, answer_preflights, name_allowed_origin
 from discostream.gateway.chat import DISCO, chat_completions, request_id_of
 from discostream.gateway.errors import answer_errors
-from discostream.gateway.models import endpoint_named, model_names
 from discostream.library import READY, Disco, connect
+from discostream.session.models import choice_of, model_names
 from discostream.wire.openai_schema import encode_model, encode_models
 
 __all__ = ["HEALTHY", "build_app", "listen", "serve"]
@@ -89,12 +89,12 @@ def build_app(disco: Disco) -> web.Application:
 
 
 async def _models(http: web.Request) -> web.Response:
-    return _json(encode_models(model_names(http.app[DISCO]), http.app[CREATED]))
+    return _json(encode_models(model_names(http.app[DISCO].endpoints), http.app[CREATED]))
 
 
 async def _model(http: web.Request) -> web.Response:
     name = http.match_info["name"]
-    endpoint_named(name, http.app[DISCO])
+    choice_of(name, http.app[DISCO].endpoints)
     return _json(encode_model(name, http.app[CREATED]))
 
 

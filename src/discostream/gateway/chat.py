@@ -14,8 +14,8 @@ from aiohttp import web
 
 from discostream.errors import RequestRejected
 from discostream.gateway.errors import describe
-from discostream.gateway.models import endpoint_named
 from discostream.library import Answer, Disco
+from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
 from discostream.types import Delivered, Outcome
 from discostream.wire.openai_schema import ChatCall, ChunkEncoder, decode_chat_request, encode_completion
@@ -46,12 +46,12 @@ async def chat_completions(http: web.Request) -> web.StreamResponse:
     disco = http.app[DISCO]
     request = replace(
         call.request,
-        endpoint=endpoint_named(call.model, disco),
         policy=_policy_of(http),
         private="true" in _said(http, PRIVATE_HEADER),
         migrate="false" not in _said(http, MIGRATE_HEADER),
         rescue="false" not in _said(http, RESCUE_HEADER),
     )
+    request = choice_of(call.model, disco.endpoints).applied(request)
     async with disco.submit(request) as answer:
         return await (_stream(http, call, answer) if call.stream else _collect(call, answer))
 

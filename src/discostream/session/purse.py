@@ -45,7 +45,7 @@ An answer without a bound has no price that could be set aside. Of GPT-4o's answ
 LEAST_ANSWER_TOKENS = 64
 """The last of a budget is not spent on answers that would be cut off after less: a few sentences."""
 
-FIXED_POLICIES = frozenset({"device-only", "server-only", "offsets"})
+FIXED_POLICIES = frozenset({"device-only", "fast", "server-only", "offsets"})
 """Those that start what they name, whatever a share says."""
 
 ROUNDING = 1e-9
