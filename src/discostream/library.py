@@ -34,6 +34,7 @@ from discostream.core.budget import budgets_from, warning_of
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import (
+    AllEndpointsFailed,
     AnswerInterrupted,
     ConfigError,
     DiscoError,
@@ -44,6 +45,7 @@ from discostream.errors import (
 from discostream.ledger.queries import spent_since
 from discostream.ledger.store import Ledger, default_ledger_path
 from discostream.session.conversations import Conversations
+from discostream.session.embeddings import embedder_named
 from discostream.session.house import House, Surroundings
 from discostream.session.knowledge import Knowledge
 from discostream.session.models import choice_of, refuse_taken_names
@@ -283,6 +285,32 @@ class Disco:
         answer = Answer(request)
         tasks.start_soon(answer._progress.follow, request, house)
         return answer
+
+    async def embed(
+        self, fields: Mapping[str, object], *, model: str = "disco", private: bool = False
+    ) -> bytes:
+        """What the endpoint that embeds says to a request with these fields of OpenAI's `/embeddings`.
+
+        It is passed on and back, and counted nowhere: neither in the ledger nor in a budget.
+
+        Args:
+            fields: `input`, and what else the endpoint knows; `model` is replaced by the endpoint's own.
+            model: An endpoint's name or embedding model; `disco` is the first that has one.
+            private: Whether the texts must never leave the device.
+
+        Raises:
+            RequestRejected: Nobody embeds under that name, or nobody who may.
+            AllEndpointsFailed: The endpoint refused or broke, or a hard budget would have to count it.
+            NotConnected: Outside of `async with`.
+        """
+        self._connection.require_open()
+        private = private or self.settings.policy.private
+        endpoint = embedder_named(model, self.endpoints, private=private)
+        try:
+            self._purse.refuse_uncounted(endpoint, "embeddings")
+            return await endpoint.embed(fields)
+        except EndpointError as error:
+            raise AllEndpointsFailed([error]) from error
 
 
 class Answer:

@@ -21,7 +21,7 @@ from discostream.types import Delivered, Outcome
 from discostream.wire.openai_schema import ChatCall, ChunkEncoder, decode_chat_request, encode_completion
 from discostream.wire.sse import DONE, comment, data_event
 
-__all__ = ["DISCO", "REQUEST_ID", "chat_completions", "request_id_of"]
+__all__ = ["DISCO", "REQUEST_ID", "asks_for_privacy", "chat_completions", "request_id_of"]
 
 DISCO = web.AppKey("disco", Disco)
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -47,7 +47,7 @@ async def chat_completions(http: web.Request) -> web.StreamResponse:
     request = replace(
         call.request,
         policy=_policy_of(http),
-        private="true" in _said(http, PRIVATE_HEADER),
+        private=asks_for_privacy(http),
         migrate="false" not in _said(http, MIGRATE_HEADER),
         rescue="false" not in _said(http, RESCUE_HEADER),
     )
@@ -62,6 +62,11 @@ def request_id_of(http: web.Request) -> str:
         sent = http.headers.get("x-request-id", "")
         http[REQUEST_ID] = sent if _SANE_ID.fullmatch(sent) else uuid.uuid4().hex
     return http[REQUEST_ID]
+
+
+def asks_for_privacy(http: web.Request) -> bool:
+    """Whether a header keeps the request on the device."""
+    return "true" in _said(http, PRIVATE_HEADER)
 
 
 def _policy_of(http: web.Request) -> str | None:

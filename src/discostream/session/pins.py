@@ -73,11 +73,10 @@ def _refuse_impossible_privacy(request: Request, endpoints: Mapping[str, Endpoin
 
 
 def kept_private(plan: Plan, endpoints: Mapping[str, Endpoint]) -> Plan:
-    """The same plan on devices alone, and called so; every device stands by where it names none."""
+    """The same plan on devices alone; every device stands by where it names none."""
     devices = [name for name, endpoint in endpoints.items() if endpoint.kind is Kind.DEVICE]
     named = tuple(start for start in plan.starts if start.endpoint in devices)
-    starts = named or tuple(Start(name, None) for name in devices)
-    return replace(plan, policy=f"{plan.policy}, private", starts=starts)
+    return replace(plan, starts=named or tuple(Start(name, None) for name in devices))
 
 
 def explained(failure: Exception, request: Request) -> Exception:
