@@ -65,7 +65,7 @@ Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
 STARTING, READY, FAILED = "starting", "ready", "failed"
 """How an endpoint stands; why one has failed is in the log, and in the next request's error."""
 
-PIECES_AHEAD = 256
+PIECES_AHEAD = 64
 """Pieces that may wait for a slow reader before the answer waits too."""
 
 DROPPED_AFTER_S = 1.0

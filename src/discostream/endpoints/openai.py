@@ -35,6 +35,8 @@ MAX_ERROR_BYTES = 16_384
 ERROR_BODY_S = 5.0
 MAX_EMBEDDINGS_BYTES = 64 << 20
 """Enough for 1,500 vectors of 3,072 numbers in decimal."""
+READ_AHEAD_BYTES = 1 << 14
+"""How much of a stream is read before it is wanted: a reader that is slow must not fill our memory."""
 KEEP_CONNECTION_S = 4.0
 """Shorter than any server's own patience (uvicorn's is 5 s), or a request meets the closing."""
 CANNOT_CONTINUE = (400, 422)
@@ -142,6 +144,7 @@ class OpenAIEndpoint(Endpoint):
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers(),
+                read_bufsize=READ_AHEAD_BYTES,
                 timeout=aiohttp.ClientTimeout(
                     connect=self._options.connect_timeout_s, sock_read=self._options.read_timeout_s
                 ),
