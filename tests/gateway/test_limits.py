@@ -258,8 +258,8 @@ async def test_secrets_and_texts_stay_where_they_belong(
                 url, headers = f"http://127.0.0.1:{port}/v1/{path}", {"Authorization": f"Bearer {key}"}
                 async with session.post(url, json=body, headers=headers) as response:
                     told += [str(response.headers), await response.text()]
-        too_long = f"Authorization: Bearer {CLIENTS_KEY}{'x' * 9000}\r\n".encode()
-        await exchange(port, post(b"{}", headers=too_long))
+        broken = f"Authorization: Bearer {PROVIDERS_KEY}\0\r\n".encode()
+        await exchange(port, post(b"{}", headers=broken))
     kept = everything_in(tmp_path)
     logged = caplog.text
     for secret in (PROVIDERS_KEY, CLIENTS_KEY):
