@@ -26,6 +26,7 @@ from discostream.gateway.limits import (
     http_log,
     read_within_limits,
 )
+from discostream.gateway.openapi import document
 from discostream.library import READY, Disco, connect
 from discostream.session.models import choice_of, model_names
 from discostream.wire.openai_schema import encode_model, encode_models
@@ -107,6 +108,7 @@ def build_app(disco: Disco) -> web.Application:
             web.get("/v1/models/{name:.+}", _model),
             web.get("/health", _health),
             web.get("/ready", _ready),
+            web.get("/openapi.json", _openapi),
         ]
     )
     return app
@@ -132,6 +134,10 @@ async def _ready(http: web.Request) -> web.Response:
     ready = READY in standing.values()
     body = msgspec.json.encode({"status": "ready" if ready else "starting", "endpoints": standing})
     return _json(body, 200 if ready else 503)
+
+
+async def _openapi(http: web.Request) -> web.Response:
+    return _json(msgspec.json.encode(document(http.app)))
 
 
 def _json(body: bytes, status: int = 200) -> web.Response:
