@@ -209,6 +209,8 @@ MONEY, ENERGY = {"usd": 2, "per": "day"}, {"joules": 9, "per": "day"}
         ([ENERGY], {"name": "server-only"}, ""),
         ([ENERGY], {"name": "device-only"}, "9 joules per day"),
         ([MONEY], {"name": "offsets", "offsets": {"laptop": 0}}, "2 usd per day"),
+        ([MONEY], {"name": "fast"}, "2 usd per day"),
+        ([MONEY, ENERGY], {"name": "cheap"}, "2 usd per day, 9 joules per day"),
         ([MONEY], {"name": "disco"}, ""),
         ([MONEY], {"name": "disco", "constraint": "device"}, "2 usd per day"),
         ([MONEY, ENERGY], {"name": "stochastic"}, "2 usd per day, 9 joules per day"),

@@ -34,6 +34,7 @@ from discostream.core.budget import budgets_from, warning_of
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import (
+    AllEndpointsFailed,
     AnswerInterrupted,
     ConfigError,
     DiscoError,
@@ -44,8 +45,10 @@ from discostream.errors import (
 from discostream.ledger.queries import spent_since
 from discostream.ledger.store import Ledger, default_ledger_path
 from discostream.session.conversations import Conversations
+from discostream.session.embeddings import embedder_named
 from discostream.session.house import House, Surroundings
 from discostream.session.knowledge import Knowledge
+from discostream.session.models import choice_of, refuse_taken_names
 from discostream.session.pins import refuse_impossible_pins
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
@@ -62,7 +65,7 @@ Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
 STARTING, READY, FAILED = "starting", "ready", "failed"
 """How an endpoint stands; why one has failed is in the log, and in the next request's error."""
 
-PIECES_AHEAD = 256
+PIECES_AHEAD = 64
 """Pieces that may wait for a slow reader before the answer waits too."""
 
 DROPPED_AFTER_S = 1.0
@@ -104,6 +107,7 @@ class Disco:
             endpoint.name: build_endpoint(endpoint) for endpoint in settings.endpoint
         }
         _refuse_missing_kind(settings.policy, self.endpoints)
+        refuse_taken_names(self.endpoints)
         self._seed = seed
         self._knowledge = Knowledge(self.endpoints, settings.profile)
         self._recalled = False
@@ -192,6 +196,7 @@ class Disco:
         self,
         messages: Messages,
         *,
+        model: str = "disco",
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         temperature: float | None = None,
@@ -208,6 +213,9 @@ class Disco:
 
         Args:
             messages: A prompt, or a chat's turns as `Message`s or `{"role", "content"}` mappings.
+            model: Who answers: `disco` leaves that to the policy, `disco-private` never leaves the device,
+                `disco-fast` starts everybody at once, `disco-cheap` whoever costs least; the name of an
+                endpoint, or of its model, is that one alone.
             max_tokens: The most tokens the answer may have.
             stop: Strings that end the answer.
             temperature: As OpenAI defines it; so are the ones below.
@@ -215,14 +223,15 @@ class Disco:
             seed: Holds on one endpoint only.
             presence_penalty: Against words that occurred.
             frequency_penalty: Against words by how often they occurred.
-            policy: The policy to plan this request by; the settings' own when left out.
+            policy: The policy to plan this request by; the model's or the settings' own when left out.
             private: Whether it must never leave the device.
             migrate: Whether the answer may move to save cost.
             rescue: Whether another endpoint may go on with it when its stream breaks or falls silent.
 
         Raises:
-            RequestRejected: There is no message, one is not a message or not Unicode, `max_tokens` is not
-                positive, or what is asked of the policy or of privacy cannot be had.
+            RequestRejected: There is no message, one is not a message or not Unicode, there is no such
+                model, `max_tokens` is not positive, or what is asked of the policy or of privacy cannot
+                be had.
             NotConnected: Outside of `async with`.
         """
         if max_tokens is not None and max_tokens < 1:
@@ -235,20 +244,19 @@ class Disco:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
         )
-        return self.submit(
-            Request(
-                messages=_as_messages(messages),
-                arrived_at=anyio.current_time(),
-                request_id=uuid.uuid4().hex,
-                max_tokens=max_tokens,
-                stop=stops,
-                sampling=sampling,
-                migrate=migrate,
-                rescue=rescue,
-                policy=policy,
-                private=private,
-            )
+        request = Request(
+            messages=_as_messages(messages),
+            arrived_at=anyio.current_time(),
+            request_id=uuid.uuid4().hex,
+            max_tokens=max_tokens,
+            stop=stops,
+            sampling=sampling,
+            migrate=migrate,
+            rescue=rescue,
+            policy=policy,
+            private=private,
         )
+        return self.submit(choice_of(model, self.endpoints).applied(request))
 
     def submit(self, request: Request) -> Answer:
         """Start answering a request; iterate over what comes back.
@@ -277,6 +285,32 @@ class Disco:
         answer = Answer(request)
         tasks.start_soon(answer._progress.follow, request, house)
         return answer
+
+    async def embed(
+        self, fields: Mapping[str, object], *, model: str = "disco", private: bool = False
+    ) -> bytes:
+        """What the endpoint that embeds says to a request with these fields of OpenAI's `/embeddings`.
+
+        It is passed on and back, and counted nowhere: neither in the ledger nor in a budget.
+
+        Args:
+            fields: `input`, and what else the endpoint knows; `model` is replaced by the endpoint's own.
+            model: An endpoint's name or embedding model; `disco` is the first that has one.
+            private: Whether the texts must never leave the device.
+
+        Raises:
+            RequestRejected: Nobody embeds under that name, or nobody who may.
+            AllEndpointsFailed: The endpoint refused or broke, or a hard budget would have to count it.
+            NotConnected: Outside of `async with`.
+        """
+        self._connection.require_open()
+        private = private or self.settings.policy.private
+        endpoint = embedder_named(model, self.endpoints, private=private)
+        try:
+            self._purse.refuse_uncounted(endpoint, "embeddings")
+            return await endpoint.embed(fields)
+        except EndpointError as error:
+            raise AllEndpointsFailed([error]) from error
 
 
 class Answer:

@@ -340,6 +340,7 @@ class Outcome:
         """The public account of the request, sent to clients as the `disco` object."""
         return {
             "request_id": self.request_id,
+            "policy": self.policy,
             "winner": self.winner,
             "ttft_s": self.ttft_s,
             "attempts": [_attempt_as_disco(attempt) for attempt in self.attempts],

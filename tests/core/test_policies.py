@@ -13,16 +13,19 @@ from plans import device, exponential, known_of, server
 
 from discostream.config import PolicySettings
 from discostream.core.budget import Allowance, Resource
+from discostream.core.cost import Rates
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import forecast
 from discostream.core.policies import (
     STANDBY,
     PlanTable,
     allowances_of,
+    cheap,
     device_only,
     disco,
     disco_d,
     disco_s,
+    fast,
     offsets,
     server_only,
     stochastic,
@@ -282,3 +285,47 @@ def test_many_plans_are_chosen_as_one_is(seed):
     assert table.offsets_of(prompts, draws).tolist() == [
         [start.offset_s for start in plan.starts] for plan in plans
     ]
+
+
+def test_the_fast_policy_starts_everybody_whatever_the_budgets_say():
+    """Every endpoint starts at once for a prompt of any length, under soft budgets of nothing, too."""
+    nothing = Allowance("pocket money", Resource.USD, None, 0.0)
+    table = fast(known(server(EXPONENTIAL, "other"), allowances=(nothing,)), PolicySettings(share=0.0))
+    for length in (1, 1e6):
+        plan = table.choose(length, 0.99)
+        assert plan.starts == (Start("laptop", 0.0), Start("cloud", 0.0), Start("other", 0.0))
+
+
+def priced(prefill_usd, decode_usd, name):
+    return replace(server(EXPONENTIAL, name), rates=Rates(prefill_usd, decode_usd))
+
+
+def test_the_cheap_policy_starts_whoever_costs_least_at_each_length():
+    """With answers of 100 tokens, lines cross at 50 and at 200 tokens; a dearer one is never on top."""
+    endpoints = (
+        priced(1.0, 4.0, "flat"),  # 400 + L
+        priced(2.0, 2.0, "middle"),  # 200 + 2 L
+        priced(4.0, 1.0, "steep"),  # 100 + 4 L
+        priced(4.0, 4.0, "dear"),
+    )
+    table = cheap(known_of(*endpoints, prompts=10.0), PolicySettings())
+    winners = {length: alone(table, length) for length in (1, 49, 51, 199, 201, 1e6)}
+    assert winners == {1: "steep", 49: "steep", 51: "middle", 199: "middle", 201: "flat", 1e6: "flat"}
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 5).map(float)] * 2), min_size=1, max_size=4), st.data())
+def test_the_cheap_policy_agrees_with_a_comparison_at_any_length(rates, data):
+    """Whatever the rates, ties and free endpoints included, nobody else would have cost less."""
+    endpoints = [priced(*rate, f"e{index}") for index, rate in enumerate(rates)]
+    table = cheap(known_of(*endpoints, prompts=10.0, answer=7.0), PolicySettings())
+    length = data.draw(st.integers(1, 10_000))
+    cost = {f"e{index}": prefill * length + decode * 7.0 for index, (prefill, decode) in enumerate(rates)}
+    assert cost[alone(table, length)] == pytest.approx(min(cost.values()))
+
+
+def alone(table, length):
+    """The one endpoint that starts, all others standing by."""
+    starts = table.choose(length, 0.5).starts
+    (first,) = [start.endpoint for start in starts if start.offset_s == 0.0]
+    assert all(start.offset_s is None for start in starts if start.endpoint != first)
+    return first

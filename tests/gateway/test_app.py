@@ -22,8 +22,8 @@ from discostream.errors import AllEndpointsFailed, ConfigError, EndpointError, N
 from discostream.gateway import app as gateway_app
 from discostream.gateway.app import serve
 from discostream.gateway.errors import describe
-from discostream.gateway.models import endpoint_named
 from discostream.library import Disco, connect
+from discostream.session.models import VIRTUAL, choice_of
 
 pytestmark = pytest.mark.anyio
 
@@ -162,13 +162,13 @@ async def test_the_official_client_gets_whole_answers(serving: Serving) -> None:
     assert whole.model_extra["disco"]["attempts"][0]["outcome"] == "won"
 
 
-async def test_models_are_the_virtual_one_and_every_endpoint(serving: Serving) -> None:
+async def test_models_are_the_virtual_ones_and_every_endpoint(serving: Serving) -> None:
     """Clients can list and look up what they may name."""
     async with serving() as gateway, gateway.client() as client:
-        assert [model.id async for model in client.models.list()] == ["disco", "laptop"]
+        assert [model.id async for model in client.models.list()] == [*VIRTUAL, "laptop"]
         assert (await client.models.retrieve("laptop")).owned_by == "discostream"
         with pytest.raises(
-            openai.NotFoundError, match="There is no model 'nobody'; there are: disco, laptop"
+            openai.NotFoundError, match=r"There is no model 'nobody'; there are: disco, .*, laptop"
         ):
             await client.models.retrieve("nobody")
 
@@ -481,7 +481,7 @@ async def test_an_endpoints_name_pins_it_and_an_unknown_name_is_404(serving: Ser
         pinned = await client.chat.completions.create(model="laptop", messages=MESSAGES)
         assert (pinned.model_extra or {})["disco"]["winner"] == "laptop"
         assert pinned.model == "laptop"
-        with pytest.raises(openai.NotFoundError, match="there are: disco, laptop") as refused:
+        with pytest.raises(openai.NotFoundError, match=r"there are: disco, .*, laptop") as refused:
             await client.chat.completions.create(model="gpt-nope", messages=MESSAGES)
     assert refused.value.code == "model_not_found"
     assert gateway.laptop.started == 1
@@ -497,9 +497,13 @@ def test_models_names_pin_where_they_mean_one_endpoint(tmp_path: Path) -> None:
         ]
         return connect(settings_from({"endpoint": endpoints}))
 
-    assert endpoint_named("llama", disco("llama", "gemma")) == "e0"
-    assert endpoint_named("llama", disco("llama", "llama")) is None
-    assert endpoint_named("disco", disco("llama")) is None
+    def pinned(model: str, *models: str) -> str | None:
+        return choice_of(model, disco(*models).endpoints).endpoint
+
+    assert pinned("llama", "llama", "gemma") == "e0"
+    assert pinned("llama", "llama", "llama") is None
+    assert pinned("disco", "llama") is None
+    assert pinned("disco", "disco") is None
 
 
 async def test_a_gateway_that_is_not_connected_says_503(tmp_path: Path) -> None:

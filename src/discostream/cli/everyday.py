@@ -118,6 +118,12 @@ def chat(
         float | None,
         typer.Option(min=0.0, max=2.0, help="How freely words are drawn; 0 takes the likeliest."),
     ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Ask disco, disco-private, disco-fast, disco-cheap, or one endpoint by name."
+        ),
+    ] = "disco",
     as_json: AsJson = False,
 ) -> None:
     """Stream one answer."""
@@ -130,17 +136,16 @@ def chat(
     settings = load_settings(config)
     fetch_models(settings)
     messages = [Message("system", system)] if system else []
-    run_async(_chat, settings, [*messages, Message("user", text)], max_tokens, temperature, as_json)
+    wishes = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+    run_async(_chat, settings, [*messages, Message("user", text)], wishes, as_json)
 
 
-async def _chat(
-    settings: Settings, messages: list[Any], max_tokens: int | None, temperature: float | None, as_json: bool
-) -> None:
+async def _chat(settings: Settings, messages: list[Any], wishes: dict[str, Any], as_json: bool) -> None:
     from discostream.cli.screen import errors, print_answer, summary
     from discostream.library import connect
 
     async with connect(settings) as disco:
-        answer = disco.stream(messages, max_tokens=max_tokens, temperature=temperature)
+        answer = disco.stream(messages, **wishes)
         if as_json:
             text = "".join([piece.text async for piece in answer])
             assert answer.outcome

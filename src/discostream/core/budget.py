@@ -248,7 +248,7 @@ def _unheld_kinds(policy: PolicySettings, budgets: Iterable[BudgetSettings]) -> 
             return {Kind.SERVER}
         case "device-only":
             return {Kind.DEVICE}
-        case "offsets":
+        case "cheap" | "fast" | "offsets":
             return set(Kind)
         case "disco" | "stochastic":
             return set(Kind) - _kinds_held_back(policy, budgets)

@@ -42,10 +42,12 @@ __all__ = [
     "PlanTable",
     "Policy",
     "allowances_of",
+    "cheap",
     "device_only",
     "disco",
     "disco_d",
     "disco_s",
+    "fast",
     "offsets",
     "server_only",
     "stochastic",
@@ -219,6 +221,38 @@ def device_only(known: Known, settings: PolicySettings) -> PlanTable:
 def offsets(known: Known, settings: PolicySettings) -> PlanTable:
     """Fixed start offsets from the settings; an endpoint without one stands by."""
     return _table("offsets", known, np.array([np.inf]), [[dict(settings.offsets)]])
+
+
+def fast(known: Known, settings: PolicySettings) -> PlanTable:
+    """Everybody at once: nobody's first token can come sooner."""
+    everybody = {endpoint.name: 0.0 for endpoint in known.endpoints}
+    return _table("fast", known, np.array([np.inf]), [[everybody]])
+
+
+def cheap(known: Known, settings: PolicySettings) -> PlanTable:
+    """Whoever is expected to cost least for the prompt and an average answer, energy at the exchange rate.
+
+    What an endpoint costs is a straight line over the prompt's length, so the cheapest one changes only
+    where two lines cross. Of those that cost the same, it is the first in the settings.
+    """
+    rates = [endpoint.rates for endpoint in known.endpoints]
+    slopes = np.array([rate.prefill_usd for rate in rates])
+    answers = np.array([rate.decode_usd for rate in rates]) * known.answer_tokens.distribution.mean
+    crossings = _crossings(slopes, answers)
+    shortest = np.append(0.0, crossings)
+    inside = (shortest + np.append(crossings, shortest[-1] + 1.0)) / 2
+    cheapest = (slopes[:, None] * inside + answers[:, None]).argmin(axis=0)
+    rows = [[{known.endpoints[index].name: 0.0}] for index in cheapest]
+    return _table("cheap", known, np.append(crossings, np.inf), rows)
+
+
+def _crossings(slopes: Floats, heights: Floats) -> Floats:
+    """Where any two of these lines cross to the right of zero, rising."""
+    one, other = np.triu_indices(slopes.size, k=1)
+    differ = slopes[one] != slopes[other]
+    one, other = one[differ], other[differ]
+    crossings = (heights[other] - heights[one]) / (slopes[one] - slopes[other])
+    return np.unique(crossings[crossings > 0])
 
 
 def _device_waiting(known: Known, settings: PolicySettings, share: float) -> PlanTable:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Collection
-from typing import ClassVar
+from collections.abc import AsyncGenerator, Collection, Mapping
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Struct
@@ -38,6 +38,7 @@ class Endpoint(ABC):
         models: Models of the catalogue that it will look for on this machine.
         vocabulary: A fingerprint of its token IDs; IDs may travel between endpoints whose fingerprints
             are equal. `None` until it is known.
+        embedding_model: The model by which it embeds texts; empty where it embeds none.
         slots: How many requests it serves at a time; `None` where that is not known, or not bounded by us.
         identity: A short hash of what decides how fast it is: kind, dialect, model, and options. What was
             learnt of an endpoint holds for as long as this stays the same.
@@ -58,6 +59,7 @@ class Endpoint(ABC):
         self.continues: frozenset[Carrier] = frozenset()
         self.vocabulary: str | None = None
         self.models: tuple[str, ...] = ()
+        self.embedding_model = ""
         self.slots: int | None = None
         self.identity = _identity(settings, options, self.neutral_options)
 
@@ -81,6 +83,16 @@ class Endpoint(ABC):
         Raises:
             EndpointError: The endpoint refused or broke; the phase says how far it had come.
         """
+
+    async def embed(self, fields: Mapping[str, Any]) -> bytes:
+        """The body of the response to an embeddings request with these fields, under `embedding_model`.
+
+        Only endpoints that name one are asked.
+
+        Raises:
+            EndpointError: The endpoint refused or broke.
+        """
+        raise NotImplementedError
 
     async def prepare(self) -> None:
         """Do ahead what the first `generate` would otherwise wait for, such as loading a model.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -33,6 +33,10 @@ REUSE_S = 0.05
 """How long it then waits for the response's end, without which the connection cannot be used again."""
 MAX_ERROR_BYTES = 16_384
 ERROR_BODY_S = 5.0
+MAX_EMBEDDINGS_BYTES = 64 << 20
+"""Enough for 1,500 vectors of 3,072 numbers in decimal."""
+READ_AHEAD_BYTES = 1 << 14
+"""How much of a stream is read before it is wanted: a reader that is slow must not fill our memory."""
 KEEP_CONNECTION_S = 4.0
 """Shorter than any server's own patience (uvicorn's is 5 s), or a request meets the closing."""
 CANNOT_CONTINUE = (400, 422)
@@ -53,6 +57,7 @@ class OpenAIOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         read_timeout_s: The longest silence, before the first byte or between two.
         max_tokens_field: Which of OpenAI's two names for the limit the server knows.
         include_usage: Whether to ask for token counts; off for servers that refuse `stream_options`.
+        embedding_model: The model for `/embeddings` there; empty where it has none.
     """
 
     base_url: str
@@ -63,6 +68,7 @@ class OpenAIOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     read_timeout_s: _Seconds = 120.0
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     include_usage: bool = True
+    embedding_model: str = ""
 
 
 class OpenAIEndpoint(Endpoint):
@@ -78,6 +84,7 @@ class OpenAIEndpoint(Endpoint):
         self._key = api_key(settings.name, options.api_key_env)
         self._continuation = CONTINUATIONS[options.continuation]
         self._session: aiohttp.ClientSession | None = None
+        self.embedding_model = options.embedding_model
         if self._continuation.possible:
             self.continues = frozenset({Carrier.TEXT})
 
@@ -100,6 +107,31 @@ class OpenAIEndpoint(Endpoint):
             raise self._translated(error, answer.phase) from error
         yield answer.finish()
 
+    async def embed(self, fields: Mapping[str, Any]) -> bytes:
+        """What the server's `/embeddings` says. See `Endpoint.embed`."""
+        data = io.BytesIO(msgspec.json.encode({**fields, "model": self.embedding_model}))
+        url, accepted = self._url.parent.parent / "embeddings", {"Accept": "application/json"}
+        try:
+            async with self._client().post(
+                url, data=data, headers=accepted, allow_redirects=False
+            ) as response:
+                with Body(response) as body:
+                    if response.status < 300:
+                        return await self._whole(body)
+                    said, status = decode_error(await _beginning(body)), response.status
+                    what = f"answered with HTTP {status}: {said}"
+                    raise self._failure(Phase.REFUSED, what, status, said.code)
+        except _FOREIGN as error:
+            raise self._translated(error, Phase.PREFILL) from error
+
+    async def _whole(self, body: Body) -> bytes:
+        said = bytearray()
+        while data := await body.read():
+            said += data
+            if len(said) > MAX_EMBEDDINGS_BYTES:
+                raise self._failure(Phase.PREFILL, f"sent more than {MAX_EMBEDDINGS_BYTES >> 20} MiB")
+        return bytes(said)
+
     async def aclose(self) -> None:
         """Close the connections."""
         session, self._session = self._session, None
@@ -112,6 +144,7 @@ class OpenAIEndpoint(Endpoint):
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers(),
+                read_bufsize=READ_AHEAD_BYTES,
                 timeout=aiohttp.ClientTimeout(
                     connect=self._options.connect_timeout_s, sock_read=self._options.read_timeout_s
                 ),

@@ -16,7 +16,7 @@ from discostream.errors import ConfigError, RequestRejected
 
 __all__ = ["admit_only", "answer_preflights", "client_key", "name_allowed_origin"]
 
-OPEN_PATHS = ("/health", "/ready")
+OPEN_PATHS = ("/health", "/openapi.json", "/ready")
 ASKED_HEADERS = "Access-Control-Request-Headers"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -15,14 +15,24 @@ from discostream.config import GatewaySettings, Settings
 from discostream.errors import ConfigError
 from discostream.gateway.access import admit_only, answer_preflights, name_allowed_origin
 from discostream.gateway.chat import DISCO, chat_completions, request_id_of
+from discostream.gateway.embeddings import embeddings
 from discostream.gateway.errors import answer_errors
-from discostream.gateway.models import endpoint_named, model_names
+from discostream.gateway.limits import (
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_LINE_BYTES,
+    SEND_BUFFER_BYTES,
+    http_log,
+    read_within_limits,
+)
+from discostream.gateway.openapi import document
 from discostream.library import READY, Disco, connect
+from discostream.session.models import choice_of, model_names
 from discostream.wire.openai_schema import encode_model, encode_models
 
 __all__ = ["HEALTHY", "build_app", "listen", "serve"]
 
-MAX_BODY_BYTES = 8 << 20
 STOPPING_S = 3.0
 """How long a stopping gateway waits for slow clients to take the end of their answers."""
 
@@ -44,7 +54,16 @@ async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK
     disco = connect(settings)
     app = build_app(disco)
     with listen(settings.gateway) as listener:
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=STOPPING_S)
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            logger=http_log(),
+            shutdown_timeout=STOPPING_S,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+        )
         try:
             async with disco:
                 await runner.setup()
@@ -71,7 +90,12 @@ def build_app(disco: Disco) -> web.Application:
     settings = disco.settings.gateway
     app = web.Application(
         client_max_size=MAX_BODY_BYTES,
-        middlewares=[answer_errors, answer_preflights(settings), admit_only(settings)],
+        middlewares=[
+            answer_errors,
+            answer_preflights(settings),
+            admit_only(settings),
+            read_within_limits,
+        ],
     )
     app[DISCO] = disco
     app[CREATED] = int(time.time())
@@ -79,22 +103,24 @@ def build_app(disco: Disco) -> web.Application:
     app.add_routes(
         [
             web.post("/v1/chat/completions", chat_completions),
+            web.post("/v1/embeddings", embeddings),
             web.get("/v1/models", _models),
             web.get("/v1/models/{name:.+}", _model),
             web.get("/health", _health),
             web.get("/ready", _ready),
+            web.get("/openapi.json", _openapi),
         ]
     )
     return app
 
 
 async def _models(http: web.Request) -> web.Response:
-    return _json(encode_models(model_names(http.app[DISCO]), http.app[CREATED]))
+    return _json(encode_models(model_names(http.app[DISCO].endpoints), http.app[CREATED]))
 
 
 async def _model(http: web.Request) -> web.Response:
     name = http.match_info["name"]
-    endpoint_named(name, http.app[DISCO])
+    choice_of(name, http.app[DISCO].endpoints)
     return _json(encode_model(name, http.app[CREATED]))
 
 
@@ -108,6 +134,10 @@ async def _ready(http: web.Request) -> web.Response:
     ready = READY in standing.values()
     body = msgspec.json.encode({"status": "ready" if ready else "starting", "endpoints": standing})
     return _json(body, 200 if ready else 503)
+
+
+async def _openapi(http: web.Request) -> web.Response:
+    return _json(msgspec.json.encode(document(http.app)))
 
 
 def _json(body: bytes, status: int = 200) -> web.Response:
@@ -128,7 +158,7 @@ def listen(settings: GatewaySettings) -> socket.socket:
     where = f"{settings.host}:{settings.port}"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family)
+        listener = socket.create_server((settings.host, settings.port), family=family)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
@@ -137,6 +167,9 @@ def listen(settings: GatewaySettings) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {where}: {error.strerror}; see gateway.host and gateway.port"
         ) from None
+    # Every connection inherits it; the system would hold megabytes for a client that does not read.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return listener
 
 
 def _base_url(listener: socket.socket) -> str:

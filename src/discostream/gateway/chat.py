@@ -14,14 +14,14 @@ from aiohttp import web
 
 from discostream.errors import RequestRejected
 from discostream.gateway.errors import describe
-from discostream.gateway.models import endpoint_named
 from discostream.library import Answer, Disco
+from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
 from discostream.types import Delivered, Outcome
 from discostream.wire.openai_schema import ChatCall, ChunkEncoder, decode_chat_request, encode_completion
 from discostream.wire.sse import DONE, comment, data_event
 
-__all__ = ["DISCO", "REQUEST_ID", "chat_completions", "request_id_of"]
+__all__ = ["DISCO", "REQUEST_ID", "asks_for_privacy", "chat_completions", "request_id_of"]
 
 DISCO = web.AppKey("disco", Disco)
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -46,12 +46,12 @@ async def chat_completions(http: web.Request) -> web.StreamResponse:
     disco = http.app[DISCO]
     request = replace(
         call.request,
-        endpoint=endpoint_named(call.model, disco),
         policy=_policy_of(http),
-        private="true" in _said(http, PRIVATE_HEADER),
+        private=asks_for_privacy(http),
         migrate="false" not in _said(http, MIGRATE_HEADER),
         rescue="false" not in _said(http, RESCUE_HEADER),
     )
+    request = choice_of(call.model, disco.endpoints).applied(request)
     async with disco.submit(request) as answer:
         return await (_stream(http, call, answer) if call.stream else _collect(call, answer))
 
@@ -62,6 +62,11 @@ def request_id_of(http: web.Request) -> str:
         sent = http.headers.get("x-request-id", "")
         http[REQUEST_ID] = sent if _SANE_ID.fullmatch(sent) else uuid.uuid4().hex
     return http[REQUEST_ID]
+
+
+def asks_for_privacy(http: web.Request) -> bool:
+    """Whether a header keeps the request on the device."""
+    return "true" in _said(http, PRIVATE_HEADER)
 
 
 def _policy_of(http: web.Request) -> str | None:

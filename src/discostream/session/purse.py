@@ -45,7 +45,7 @@ An answer without a bound has no price that could be set aside. Of GPT-4o's answ
 LEAST_ANSWER_TOKENS = 64
 """The last of a budget is not spent on answers that would be cut off after less: a few sentences."""
 
-FIXED_POLICIES = frozenset({"device-only", "server-only", "offsets"})
+FIXED_POLICIES = frozenset({"device-only", "fast", "server-only", "offsets"})
 """Those that start what they name, whatever a share says."""
 
 ROUNDING = 1e-9
@@ -383,6 +383,19 @@ class Purse:
         for account, most in held:
             account.held += most
         return request, held
+
+    def refuse_uncounted(self, endpoint: Endpoint, what: str) -> None:
+        """Refuse what would be counted nowhere, where a hard budget would have to know of it.
+
+        Raises:
+            BudgetSpent: Naming the budget, and the way out.
+        """
+        for account in self._restraints:
+            unknown = account.budget.resource is Resource.JOULES and not endpoint.energy_is_known
+            if unknown or account.most(endpoint, 1, 0) > 0:
+                name = account.budget.name
+                reason = f"budget {name!r} is hard, and {what} are not counted; they need it to be soft"
+                raise BudgetSpent(endpoint.name, name, reason)
 
     def pay(self, kind: Kind, *, usd: float, joules: float, prompt_tokens: int) -> None:
         """Take what an attempt has cost out of every budget that it counts for."""

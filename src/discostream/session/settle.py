@@ -38,7 +38,7 @@ def settle(
     winner = next((attempt for attempt in attempts.started if attempt.won), None)
     return Outcome(
         request_id=request.request_id,
-        policy=plan.policy,
+        policy=_told_policy(plan, request),
         winner=winner.endpoint.name if winner else None,
         ttft_s=delivered_s[0] if delivered_s else None,
         finish_reason=finish,
@@ -54,6 +54,11 @@ def settle(
         error=error,
         stayed=stayed,
     )
+
+
+def _told_policy(plan: Plan, request: Request) -> str:
+    """Who chose, and whether it could choose among devices only."""
+    return f"{plan.policy}, private" if request.private and request.endpoint is None else plan.policy
 
 
 def _delivered_tokens(winner: LiveAttempt | None, written: Written) -> int:

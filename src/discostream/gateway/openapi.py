@@ -1,0 +1,228 @@
+"""`GET /openapi.json`: what every route takes and gives, for clients that are generated and for tests.
+
+It is written by hand, because it promises what clients may rely on, not what a decoder happens to accept.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Final
+
+from aiohttp import web
+
+from discostream.session.models import VIRTUAL
+from discostream.wire.openai_schema import DEFAULT_MODEL
+
+__all__ = ["OPERATIONS", "SCHEMAS", "document"]
+
+Schema = dict[str, Any]
+
+
+def document(app: web.Application) -> Schema:
+    """The OpenAPI document of an application's routes."""
+    paths: Schema = {}
+    for route in app.router.routes():
+        if route.method != "HEAD" and route.resource is not None:
+            path = route.resource.canonical
+            paths.setdefault(path, {})[route.method.lower()] = OPERATIONS[route.method, path]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "discostream", "version": version("discostream")},
+        "paths": paths,
+        "components": {"schemas": SCHEMAS, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _named(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _some(schema: Schema) -> Schema:
+    """The same, or nothing said."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(items: Schema, **bounds: int) -> Schema:
+    return {"type": "array", "items": items, **bounds}
+
+
+def _object(required: str = "", **properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": required.split()}
+
+
+def _gives(schema: Schema, says: str, **others: Schema) -> Schema:
+    return {"description": says, "content": {"application/json": {"schema": schema}, **others}}
+
+
+def _header(name: str, says: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "header", "description": says, "schema": schema}
+
+
+_TEXT: Final[Schema] = {"type": "string"}
+_ANY: Final[Schema] = {}
+_FLAG: Final[Schema] = {"type": "boolean"}
+_TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
+_NUMBER: Final[Schema] = {"type": "number"}
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_LIMIT: Final[Schema] = _some({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})
+_PENALTY: Final[Schema] = _some({"type": "number", "minimum": -2, "maximum": 2})
+_WORD: Final[Schema] = {"type": "string", "minLength": 1}
+
+_MODEL: Final[Schema] = {"anyOf": [{"enum": list(VIRTUAL)}, _TEXT], "default": DEFAULT_MODEL}
+_POLICIES: Final = ["cheap", "device-only", "disco", "fast", "optimal", "server-only", "stochastic"]
+_POLICY: Final[Schema] = {"anyOf": [{"enum": _POLICIES}, _TEXT]}
+
+_SAMPLING: Final[Schema] = {
+    "model": _MODEL,
+    "stream": _some(_FLAG),
+    "stream_options": _some(_object(include_usage=_some(_FLAG))),
+    "max_tokens": _LIMIT,
+    "stop": {"anyOf": [_WORD, _list(_WORD, maxItems=4), {"type": "null"}]},
+    "temperature": _some({"type": "number", "minimum": 0, "maximum": 2}),
+    "top_p": _some({"type": "number", "minimum": 0, "maximum": 1}),
+    "seed": _some({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+}
+_ROLES: Final = ["system", "developer", "user", "assistant", "tool", "function"]
+_ANSWER: Final[Schema] = {
+    "id": _TEXT,
+    "created": _COUNT,
+    "model": _TEXT,
+    "usage": _named("Usage"),
+    "disco": _named("Disco"),
+}
+
+SCHEMAS: Final[Schema] = {
+    "Error": _object("error", error=_object("message type param code", message=_TEXT, type=_TEXT)),
+    "Model": _object("id object created owned_by", id=_TEXT, object={"const": "model"}, created=_COUNT),
+    "Models": _object("object data", object={"const": "list"}, data=_list(_named("Model"))),
+    "Message": _object(
+        "role",
+        role={"enum": _ROLES},
+        content={"anyOf": [_TEXT, _list(_named("Part")), {"type": "null"}]},
+    ),
+    "Part": _object("type", type=_TEXT, text=_some(_TEXT)),
+    "ChatRequest": _object(
+        "messages",
+        messages=_list(_named("Message"), minItems=1),
+        max_completion_tokens=_LIMIT,
+        **_SAMPLING,
+    ),
+    "ChatCompletion": _object(
+        "id object created model choices usage disco",
+        object={"const": "chat.completion"},
+        choices=_list(
+            _object(
+                "index message finish_reason",
+                index=_COUNT,
+                message=_object("role content", role={"const": "assistant"}, content=_some(_TEXT)),
+                finish_reason=_TEXT,
+            )
+        ),
+        **_ANSWER,
+    ),
+    "CompletionRequest": _object("prompt", prompt=_ANY, **_SAMPLING),
+    "Completion": _object(
+        "id object created model choices usage disco",
+        object={"const": "text_completion"},
+        choices=_list(_object("index text finish_reason", index=_COUNT, text=_TEXT, finish_reason=_TEXT)),
+        **_ANSWER,
+    ),
+    "Usage": _object(
+        "prompt_tokens completion_tokens total_tokens",
+        prompt_tokens=_COUNT,
+        completion_tokens=_COUNT,
+        total_tokens=_COUNT,
+    ),
+    "Disco": _object(
+        "request_id policy winner ttft_s attempts migrations stayed usd joules",
+        request_id=_TEXT,
+        policy=_TEXT,
+        winner=_some(_TEXT),
+        ttft_s=_some(_NUMBER),
+        attempts=_list({"type": "object"}),
+        migrations=_list({"type": "object"}),
+        stayed=_some(_TEXT),
+        usd=_NUMBER,
+        joules=_NUMBER,
+    ),
+    "EmbeddingsRequest": _object("input", input=_ANY, model=_MODEL),
+    "Standing": _object(
+        "status endpoints",
+        status={"enum": ["ready", "starting"]},
+        endpoints={
+            "type": "object",
+            "additionalProperties": {"enum": ["starting", "ready", "failed"]},
+        },
+    ),
+}
+
+_ID: Final = _header("x-request-id", "Comes back; made up where there is none.", _TEXT)
+_PRIVATE: Final = _header("x-disco-private", "Never leave the device.", _TRUTH)
+_WISHES: Final = [
+    _ID,
+    _header("x-disco-policy", "Plan by another policy.", _POLICY),
+    _PRIVATE,
+    _header("x-disco-migrate", "Whether the answer may move for cost.", _TRUTH),
+    _header("x-disco-rescue", "Whether another endpoint may go on when its stream breaks.", _TRUTH),
+]
+_ERROR: Final = _gives(_named("Error"), "An error, in OpenAI's shape.")
+_EVENTS: Final[Schema] = {"text/event-stream": {"schema": _TEXT}}
+_KEY: Final[list[Schema]] = [{}, {"key": []}]
+
+
+def _asks(body: str, answer: Schema, parameters: list[Schema], says: str) -> Schema:
+    content = {"application/json": {"schema": _named(body)}}
+    return {
+        "summary": says,
+        "security": _KEY,
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": answer, "default": _ERROR},
+    }
+
+
+def _shows(answer: Schema, says: str, **more: Any) -> Schema:
+    return {"summary": says, "responses": {"200": answer, "default": _ERROR}, **more}
+
+
+_NAME: Final = {"name": "name", "in": "path", "required": True, "schema": _WORD}
+
+OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
+    ("POST", "/v1/chat/completions"): _asks(
+        "ChatRequest",
+        _gives(_named("ChatCompletion"), "The answer, or its events.", **_EVENTS),
+        _WISHES,
+        "Answer a chat.",
+    ),
+    ("POST", "/v1/completions"): _asks(
+        "CompletionRequest",
+        _gives(_named("Completion"), "The continuation, or its events.", **_EVENTS),
+        _WISHES,
+        "Continue a text.",
+    ),
+    ("POST", "/v1/embeddings"): _asks(
+        "EmbeddingsRequest",
+        _gives(_ANY, "What the endpoint that embeds says."),
+        [_ID, _PRIVATE],
+        "Embed texts.",
+    ),
+    ("GET", "/v1/models"): _shows(
+        _gives(_named("Models"), "All of them."), "The names that `model` may have.", security=_KEY
+    ),
+    ("GET", "/v1/models/{name}"): _shows(
+        _gives(_named("Model"), "It."), "One model.", security=_KEY, parameters=[_NAME]
+    ),
+    ("GET", "/health"): _shows(_gives(_object("status", status={"const": "ok"}), "Up."), "Whether it is up."),
+    ("GET", "/ready"): {
+        "summary": "Whether an endpoint could answer at once.",
+        "responses": {
+            "200": _gives(_named("Standing"), "One could."),
+            "503": _gives(_named("Standing"), "None could yet."),
+            "default": _ERROR,
+        },
+    },
+    ("GET", "/openapi.json"): _shows(_gives({"type": "object"}, "It."), "This document."),
+}
+"""What is said of each route, by its method and path."""

@@ -1,0 +1,272 @@
+"""What a client may send and hold, on real sockets: too much, too deep, too slow, and never read."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import json
+import logging
+import socket
+import time
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+
+from discostream.config import Settings, settings_from
+from discostream.gateway import limits
+from discostream.gateway.app import serve
+from discostream.library import connect
+
+pytestmark = pytest.mark.anyio
+
+CHAT = {"messages": [{"role": "user", "content": "Tell me a story"}]}
+LAPTOP = {"name": "laptop", "kind": "device", "dialect": "scripted", "answer": "Once upon a time"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """aiohttp runs on asyncio only."""
+    return "asyncio"
+
+
+def settings(folder: Path, *endpoints: dict[str, Any], **gateway: Any) -> Settings:
+    return settings_from(
+        {
+            "endpoint": list(endpoints),
+            "gateway": {"port": 0, **gateway},
+            "ledger": {"path": str(folder / "ledger.db")},
+        }
+    )
+
+
+@asynccontextmanager
+async def serving(served: Settings) -> AsyncIterator[int]:
+    """The port of a gateway."""
+    async with anyio.create_task_group() as tasks:
+        base_url = await tasks.start(serve, served)
+        yield int(base_url.split(":")[2].split("/")[0])
+        tasks.cancel_scope.cancel()
+
+
+async def exchange(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
+    """What comes back on a connection of its own, for bytes sent with a pause after each part."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await anyio.sleep(pause_s)
+        with anyio.fail_after(5):
+            return await reader.readuntil(b"\r\n\r\n") + await reader.read(4096)
+    finally:
+        writer.close()
+
+
+def post(body: bytes, *, headers: bytes = b"", path: bytes = b"/v1/chat/completions") -> bytes:
+    return b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        path,
+        len(body),
+        headers,
+        body,
+    )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(b"{}", headers=b"X-Long: " + b"x" * 9000 + b"\r\n"),
+        post(b"{}", path=b"/" + b"x" * 9000),
+        post(b"{}", headers=b"".join(b"X-%d: y\r\n" % n for n in range(200))),
+        post(b"{}", headers=b"Content-Length: 3\r\n"),
+        b"\x16\x03\x01 not http at all\r\n\r\n",
+    ],
+    ids=["header", "line", "headers", "twice", "tls"],
+)
+async def test_heads_are_bounded(request_: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A header, a request line or a number of headers beyond the limit is a 400, and nothing to log."""
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        assert (await exchange(port, request_)).split(b" ")[1] == b"400"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+DEEP = limits.MAX_NESTING + 1
+TOO_DEEP = [
+    b"[" * 100_000,
+    b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
+    b'{"messages": [{"role": "user", "content": "a"}], "tools": %b%b}' % (b"[" * DEEP, b"]" * DEEP),
+    b'{"input": %b%b}' % (b'[{"a":' * DEEP, b"}]" * DEEP),
+]
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/embeddings"])
+@pytest.mark.parametrize("body", TOO_DEEP, ids=["open", "objects", "tools", "input"])
+async def test_deep_nesting_is_a_400(body: bytes, path: bytes, tmp_path: Path) -> None:
+    """However deep a body nests, in a field that is read or in one that is passed on, it is refused."""
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        reply = await exchange(port, post(body, path=path))
+    assert reply.startswith(b"HTTP/1.1 400")
+    assert b"nested deeper than 100" in reply
+
+
+async def test_brackets_in_text_are_no_nesting(tmp_path: Path) -> None:
+    """Prompts may hold any number of brackets, quotes and backslashes; long chats have many objects."""
+    text = '[[{{"\\' * 300 + '"]\\\\"'
+    body = {"messages": [{"role": "user", "content": text}] * 150}
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        assert (await exchange(port, post(json.dumps(body).encode()))).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_is_bounded_by_what_it_unpacks_to(tmp_path: Path) -> None:
+    """A small compressed body that holds a hundred megabytes is a 413."""
+    bomb = gzip.compress(b" " * (100 << 20), compresslevel=1)
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        reply = await exchange(port, post(bomb, headers=b"Content-Encoding: gzip\r\n"))
+    assert reply.startswith(b"HTTP/1.1 413")
+
+
+async def test_a_body_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a byte now and then is told 408 when its time is up, whatever the byte rate."""
+    monkeypatch.setattr(limits, "BODY_S", 0.3)
+    whole = post(json.dumps(CHAT).encode())
+    began = time.monotonic()
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(whole[:-40])
+        for byte in whole[-40:-20]:
+            writer.write(bytes((byte,)))
+            await anyio.sleep(0.03)
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.read(4096)
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 408")
+    assert json.loads(body)["error"]["code"] == "request_timeout"
+    assert time.monotonic() - began < 3
+
+
+async def test_a_client_that_reads_nothing_holds_less_than_a_megabyte(tmp_path: Path) -> None:
+    """An endless answer stops at the endpoint itself, and all that is held between the two is counted."""
+    sent = 0
+
+    async def tell_endlessly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        piece = b'data: {"choices":[{"index":0,"delta":{"content":" and then"}}]}\n\n' * 10
+        try:
+            while True:
+                writer.write(piece)
+                await writer.drain()
+                sent += len(piece)
+        except ConnectionError:
+            writer.close()
+
+    async def settle_down() -> None:
+        before = -1
+        while before != sent:
+            before = sent
+            await anyio.sleep(0.5)
+
+    upstream = await asyncio.start_server(tell_endlessly, "127.0.0.1", 0)
+    cloud = {"name": "cloud", "kind": "server", "dialect": "openai", "base_url": url_of(upstream)}
+    async with upstream, serving(settings(tmp_path, cloud)) as port:
+        asking = post(json.dumps({**CHAT, "stream": True}).encode())
+        for counted in (False, True):  # what the first one leaves in caches is nobody's
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                if counted:
+                    gc.collect()
+                    tracemalloc.start()
+                client.sendall(asking)
+                began = sent
+                await settle_down()
+                gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert sent - began > 1 << 19
+    assert held < 1 << 20
+
+
+def url_of(upstream: asyncio.Server) -> str:
+    return f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1"
+
+
+PROVIDERS_KEY, CLIENTS_KEY = "sk-provider-7f3a9c51", "kunden-schlüssel-ß"
+
+
+async def test_keys_outside_of_ascii_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key in UTF-8 is accepted as such; in another encoding, or cut short, it is a wrong one."""
+    monkeypatch.setenv("CLIENTS_KEY", CLIENTS_KEY)
+    sent = {
+        CLIENTS_KEY.encode(): b"200",
+        CLIENTS_KEY.encode("latin-1"): b"401",
+        CLIENTS_KEY.encode()[:-1]: b"401",
+        b"\xff\x80": b"401",
+    }
+    async with serving(settings(tmp_path, LAPTOP, api_key_env="CLIENTS_KEY")) as port:
+        for key, status in sent.items():
+            reply = await exchange(
+                port, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n\r\n" % key
+            )
+            assert reply.split(b" ")[1] == status
+
+
+def everything_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+async def test_secrets_and_texts_stay_where_they_belong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keys are in no reply, log, repr or ledger, even where they are quoted; texts in no ledger or log."""
+    monkeypatch.setenv("PROVIDERS_KEY", PROVIDERS_KEY)
+    monkeypatch.setenv("CLIENTS_KEY", CLIENTS_KEY)
+    caplog.set_level(logging.DEBUG)
+    refusal = json.dumps({"error": {"message": f"Incorrect API key provided: {PROVIDERS_KEY}."}})
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 401 No\r\nContent-Length: {len(refusal)}\r\nConnection: close\r\n\r\n"
+        writer.write((head + refusal).encode())
+        await writer.drain()
+        writer.close()
+
+    upstream = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    cloud = {
+        "name": "cloud",
+        "kind": "server",
+        "dialect": "openai",
+        "base_url": url_of(upstream),
+        "api_key_env": "PROVIDERS_KEY",
+        "embedding_model": "vectors",
+    }
+    served = settings(tmp_path, LAPTOP, cloud, api_key_env="CLIENTS_KEY")
+    told = [repr(served), *map(repr, connect(served).endpoints.values())]
+    async with upstream, serving(served) as port, aiohttp.ClientSession() as session:
+        for key in (CLIENTS_KEY, "wrong-" + CLIENTS_KEY):
+            for path, body in (
+                ("chat/completions", {**CHAT, "model": "disco-fast"}),
+                ("chat/completions", {**CHAT, "model": "cloud"}),
+                ("chat/completions", {**CHAT, "model": "cloud", "stream": True}),
+                ("embeddings", {"input": CHAT["messages"][0]["content"]}),
+            ):
+                url, headers = f"http://127.0.0.1:{port}/v1/{path}", {"Authorization": f"Bearer {key}"}
+                async with session.post(url, json=body, headers=headers) as response:
+                    told += [str(response.headers), await response.text()]
+        broken = f"Authorization: Bearer {PROVIDERS_KEY}\0\r\n".encode()
+        await exchange(port, post(b"{}", headers=broken))
+    kept = everything_in(tmp_path)
+    logged = caplog.text
+    for secret in (PROVIDERS_KEY, CLIENTS_KEY):
+        assert not [text for text in (*told, logged) if secret in text]
+        assert secret.encode() not in kept
+    assert any("Incorrect API key provided: ***" in text for text in told)
+    assert b"Incorrect API key provided: ***" in kept
+    for text in (CHAT["messages"][0]["content"], "Once upon"):
+        assert text not in logged
+        assert text.encode() not in kept
