@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import msgspec
 
@@ -41,7 +43,16 @@ def build_endpoint(settings: EndpointSettings) -> Endpoint:
         raise ConfigError(
             f"dialect {settings.dialect!r}: {known[settings.dialect].value} is no Endpoint class"
         )
+    settings = _filled(settings, adapter.defaults(settings))
     return adapter(_priced(settings), convert_options(settings, adapter.Options))
+
+
+def _filled(settings: EndpointSettings, defaults: Mapping[str, Any]) -> EndpointSettings:
+    """The settings with these keys where they are silent."""
+    common = {key: value for key, value in defaults.items() if key in EndpointSettings.__struct_fields__}
+    missing = {key: value for key, value in common.items() if getattr(settings, key) is None}
+    own = {key: value for key, value in defaults.items() if key not in common}
+    return msgspec.structs.replace(settings, **missing, options=own | settings.options)
 
 
 def _priced(settings: EndpointSettings) -> EndpointSettings:
