@@ -94,11 +94,13 @@ async def test_each_service_starts_and_goes_on_by_its_preset(
         endpoint = build(preset, base_url=service.root + path)
         try:
             started = await events(endpoint, "", 3)
-            assert text_of(started) == "One, two, three,"
+            assert text_of(started) == "Twenty, twenty-one, twenty-two,"
             assert started[-1] == Finish(FinishReason.LENGTH, 24, 3)
             assert bool(endpoint.continues) is continues
             if continues:
-                assert text_of(await events(endpoint, "One, two,")) == ANSWER.removeprefix("One, two,")
+                assert text_of(await events(endpoint, "Twenty, twenty-")) == ANSWER.removeprefix(
+                    "Twenty, twenty-"
+                )
         finally:
             await endpoint.aclose()
 
@@ -117,7 +119,7 @@ async def test_a_provider_can_be_pinned() -> None:
 
 async def events(endpoint: Endpoint, told: str, most: int | None = None) -> list[Event]:
     request = Request(
-        messages=(Message("user", "Count to fifteen."),), arrived_at=0.0, request_id="r", max_tokens=most
+        messages=(Message("user", "Count to forty."),), arrived_at=0.0, request_id="r", max_tokens=most
     )
     async with aclosing(endpoint.generate(request, Prefix(told))) as stream:
         return [event async for event in stream]

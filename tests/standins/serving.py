@@ -12,9 +12,10 @@ from typing import Any
 
 from aiohttp import web
 
-ANSWER = (
-    "One, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen."
-)
+UNITS = ("", "-one", "-two", "-three", "-four", "-five", "-six", "-seven", "-eight", "-nine")
+TENS = ("twenty", "thirty", "forty", "fifty")
+ANSWER = ", ".join(ten + unit for ten in TENS for unit in UNITS).capitalize() + "."
+"""Forty words, each of which counts as a token."""
 PROMPT_TOKENS = 24
 
 
@@ -47,7 +48,11 @@ def refusal(status: int, body: dict[str, Any]) -> web.Response:
 
 
 def words(told: str = "", most: int | None = None) -> tuple[list[str], bool]:
-    """What is left to say after `told`, in words that spaces lead; and whether that is all."""
+    """What is left to say after `told`, in words that spaces lead; and whether that is all.
+
+    What stands before a colon in `told` is the teller's own.
+    """
+    told = told.rpartition(": ")[2]
     rest = re.findall(r"\s*\S+", ANSWER[len(told) :] if ANSWER.startswith(told) else ANSWER)
     return rest[:most], most is None or most >= len(rest)
 
