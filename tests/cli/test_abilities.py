@@ -177,12 +177,10 @@ def test_the_doctor_probes_when_told_to(tmp_path):
     report = json.loads(done.stdout)
     assert [each["endpoint"] for each in report["probes"]] == ["laptop", "cloud"]
     assert report["good"], done.stdout
-    done = disco(
-        "doctor",
-        "--probe",
-        "--config",
-        str(pair),
-        DISCO_GATEWAY__PORT="0",
-        DISCO_ENDPOINT__CLOUD__CONTINUES="[]",
-    )
-    assert "its dialect takes no partial answers" in done.stdout
+
+
+async def test_what_cannot_be_tried_is_not_held_against_it() -> None:
+    """A dialect that takes no partial answers, and has no key for them, is as the settings say."""
+    found = await probe(described("scripted", continues=[], answer="Twenty, twenty-one, twenty-two."))
+    assert (found.good, found.requests) == (True, 1)
+    assert told(found)["goes on with an answer"] == "its dialect takes no partial answers"

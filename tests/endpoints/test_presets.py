@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from discostream.types import Carrier, Event, Finish, FinishReason, Kind, Messag
 COMMON = EndpointSettings.__struct_fields__
 
 
-def build(preset: str, **keys: Any) -> Endpoint:
+def build(preset: Any, **keys: Any) -> Endpoint:
     common = {key: keys.pop(key) for key in list(keys) if key in COMMON}
     prices = {"prompt_usd_per_mtok": 0.0, "completion_usd_per_mtok": 0.0}
     return build_endpoint(
@@ -68,53 +69,81 @@ def test_mistakes_with_presets_are_told() -> None:
         build("vlm")
     with pytest.raises(ConfigError, match="missing required field `base_url`"):
         build("azure")
+    with pytest.raises(ConfigError, match=r"preset = \['vllm'\]: expected `str`"):
+        build(["vllm"], base_url="http://127.0.0.1:9/v1")
     settings = EndpointSettings(name="e", kind=Kind.SERVER, dialect="ollama", options={"preset": "vllm"})
     with pytest.raises(ConfigError, match="unknown key `preset`"):
         build_endpoint(settings)
 
 
-SERVED: list[tuple[str, Handler, str, bool]] = [
-    ("deepseek", chat.deepseek, "/beta", True),
-    ("mistral", chat.mistral, "/v1", True),
-    ("vllm", chat.vllm, "/v1", True),
-    ("sglang", chat.vllm, "/v1", True),
-    ("groq", chat.groq, "/openai/v1", True),
-    ("openai", chat.openai, "/v1", False),
-    ("azure", chat.openai, "/openai/v1", False),
+ON = {"continuation": "trailing_assistant"}
+PINNED = {"extra_body": {"provider": {"only": ["deepseek"], "allow_fallbacks": False}}}
+SERVED: list[tuple[str, Handler, str, dict[str, Any]]] = [
+    ("deepseek", chat.deepseek, "/beta", {}),
+    ("mistral", chat.mistral, "/v1", {}),
+    ("vllm", chat.vllm, "/v1", {}),
+    ("sglang", chat.vllm, "/v1", {}),
+    ("groq", chat.open_turn, "/openai/v1", {}),
+    ("ollama", chat.open_turn, "/v1", ON),
+    ("lm-studio", chat.open_turn, "/v1", ON),
+    ("together", chat.open_turn, "/v1", ON),
+    ("fireworks", chat.open_turn, "/inference/v1", ON),
+    ("openrouter", chat.openrouter, "/api/v1", ON | PINNED),
 ]
+START_ONLY = [("openai", "/v1"), ("azure", "/openai/v1")]
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("preset", "handler", "path", "continues"), SERVED)
+@pytest.mark.parametrize(("preset", "handler", "path", "more"), SERVED)
 async def test_each_service_starts_and_goes_on_by_its_preset(
-    preset: str, handler: Handler, path: str, continues: bool
+    preset: str, handler: Handler, path: str, more: dict[str, Any]
 ) -> None:
-    """What the preset says is what the service takes: a limit, counts, a partial answer if any."""
-    async with serving(handler) as service:
-        endpoint = build(preset, base_url=service.root + path)
-        try:
-            started = await events(endpoint, "", 3)
-            assert text_of(started) == "Twenty, twenty-one, twenty-two,"
-            assert started[-1] == Finish(FinishReason.LENGTH, 24, 3)
-            assert bool(endpoint.continues) is continues
-            if continues:
-                assert text_of(await events(endpoint, "Twenty, twenty-")) == ANSWER.removeprefix(
-                    "Twenty, twenty-"
-                )
-        finally:
-            await endpoint.aclose()
+    """What the preset says is what the service takes: a limit, counts, and a partial answer."""
+    async with served(handler, preset, path, **more) as endpoint:
+        started = await events(endpoint, "", 3)
+        assert text_of(started) == "Twenty, twenty-one, twenty-two,"
+        assert started[-1] == Finish(FinishReason.LENGTH, 24, 3)
+        assert text_of(await events(endpoint, "Twenty, twenty-")) == ANSWER.removeprefix("Twenty, twenty-")
 
 
 @pytest.mark.anyio
-async def test_a_provider_can_be_pinned() -> None:
-    """`extra_body` goes with every request, and cannot undo what makes the stream readable."""
-    pinned = {"provider": {"only": ["deepseek"], "allow_fallbacks": False}, "stream": False}
-    async with serving(chat.vllm) as service:
-        endpoint = build("openrouter", base_url=f"{service.root}/v1", extra_body=pinned)
+@pytest.mark.parametrize(("preset", "path"), START_ONLY)
+async def test_services_that_only_start_are_no_targets(preset: str, path: str) -> None:
+    """The preset asks for the limit as the service knows it, and offers nothing to a handoff."""
+    async with served(chat.openai, preset, path) as endpoint:
+        assert (await events(endpoint, "", 3))[-1] == Finish(FinishReason.LENGTH, 24, 3)
+        assert endpoint.continues == frozenset()
+
+
+@pytest.mark.parametrize("preset", [preset for preset, _, _, more in SERVED if more])
+def test_what_depends_on_the_model_is_not_presumed(preset: str) -> None:
+    """Where some models go on and others begin anew, none is a handoff's target until the settings say so."""
+    assert build(preset).continues == frozenset()
+    assert build(preset, **ON).continues == {Carrier.TEXT}
+
+
+@pytest.mark.anyio
+async def test_a_pinned_provider_cannot_undo_the_stream() -> None:
+    """`extra_body` goes with every request, but for what makes the answer readable."""
+    body = PINNED["extra_body"] | {"stream": False, "messages": []}
+    async with serving(chat.openrouter) as service:
+        endpoint = build("openrouter", base_url=f"{service.root}/v1", extra_body=body)
         await events(endpoint, "", 3)
         await endpoint.aclose()
-    assert service.asked[0].body["provider"] == pinned["provider"]
-    assert service.asked[0].body["stream"] is True
+    asked = service.asked[0].body
+    assert asked["provider"] == PINNED["extra_body"]["provider"]
+    assert (asked["stream"], len(asked["messages"])) == (True, 1)
+
+
+@asynccontextmanager
+async def served(handler: Handler, preset: str, path: str, **keys: Any) -> AsyncIterator[Endpoint]:
+    """An endpoint by its preset, before the stand-in of its server."""
+    async with serving(handler) as service:
+        endpoint = build(preset, base_url=service.root + path, **keys)
+        try:
+            yield endpoint
+        finally:
+            await endpoint.aclose()
 
 
 async def events(endpoint: Endpoint, told: str, most: int | None = None) -> list[Event]:

@@ -6,7 +6,8 @@ rentry.org/or-prefill; OpenAI's refusal of `max_tokens` is what its reasoning mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from standins.serving import PROMPT_TOKENS, Asked, Handler, Reply, event, refusal, words
@@ -89,10 +90,21 @@ vllm = continues_if(
 )
 """vLLM and SGLang."""
 
-groq = continues_if(lambda b: True)
+open_turn = continues_if(lambda b: True)
+"""Groq, and such models of Ollama, LM Studio, Together and Fireworks as leave the assistant's turn open."""
 
 
-def _reply(body: dict[str, Any], said: tuple[list[str], bool], *, count: bool = False) -> Reply:
+def openrouter(asked: Asked) -> Reply:
+    """Goes on where a provider is pinned that does; sends comments while it waits for one."""
+    provider = asked.body.get("provider", {})
+    told = _told(asked.body) if provider.get("only") and provider.get("allow_fallbacks") is False else ""
+    kind, parts = _reply(asked.body, words(told, asked.body.get("max_tokens")))
+    return kind, chain([b": OPENROUTER PROCESSING\n\n"], parts)
+
+
+def _reply(
+    body: dict[str, Any], said: tuple[list[str], bool], *, count: bool = False
+) -> tuple[str, Iterable[bytes]]:
     return "text/event-stream", _stream(*said, count or "stream_options" in body)
 
 

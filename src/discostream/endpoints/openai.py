@@ -55,11 +55,11 @@ class OpenAIEndpoint(HttpEndpoint):
     def defaults(cls, settings: EndpointSettings) -> Mapping[str, Any]:
         """What the server's preset says. See `Endpoint.defaults`."""
         preset = settings.options.get("preset", "")
-        if preset and preset not in PRESETS:
-            raise ConfigError(
-                f"endpoint {settings.name!r}: preset = {preset!r}: {suggest(str(preset), PRESETS)}"
-            )
-        return PRESETS.get(preset, {})
+        if not isinstance(preset, str) or not preset:
+            return {}
+        if preset not in PRESETS:
+            raise ConfigError(f"endpoint {settings.name!r}: preset = {preset!r}: {suggest(preset, PRESETS)}")
+        return PRESETS[preset]
 
     def _body(self, request: Request, sent: str) -> dict[str, Any]:
         messages: list[dict[str, Any]] = [
