@@ -17,16 +17,16 @@ from discostream.wire.ollama_upstream import decode_line
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk
 from discostream.wire.sse import SseError
 
-KEYS = st.sampled_from(
-    ["type", "delta", "text", "stop_reason", "usage", "message", "input_tokens", "output_tokens", "error"]
-    + ["candidates", "content", "parts", "thought", "finishReason", "promptFeedback", "blockReason"]
-    + ["usageMetadata", "promptTokenCount", "candidatesTokenCount", "done", "done_reason", "eval_count"]
+KEYS = (
+    *("type", "delta", "text", "stop_reason", "usage", "message", "input_tokens", "output_tokens", "error"),
+    *("candidates", "content", "parts", "thought", "finishReason", "promptFeedback", "blockReason"),
+    *("usageMetadata", "promptTokenCount", "candidatesTokenCount", "done", "done_reason", "eval_count"),
 )
 WORDS = st.sampled_from(["text_delta", "end_turn", "STOP", "SAFETY", "stop", "unload", "error", "", "12"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS
 TREES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
     max_leaves=20,
 )
 
