@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from processes import disco, write_scripted_pair
 from standins import anthropic, chat, gemini, ollama
-from standins.serving import Asked, Handler, Reply, Service, event, serving
+from standins.serving import Asked, Handler, Reply, Service, event, refusal, serving
 
 from discostream.cli.abilities import BEGUN, OTHER_HALF, Probed, probe, what_probes_take
 from discostream.config import EndpointSettings
@@ -151,6 +151,18 @@ async def test_an_answer_without_end_is_no_limit() -> None:
     assert told(found)["keeps to max_tokens"] == "no; more was said than was asked for"
 
 
+async def test_an_endpoint_that_has_no_time_is_not_judged() -> None:
+    """A failure that is no refusal says nothing of what the endpoint can do, so that no line is to change."""
+
+    def busy(asked: Asked) -> Reply:
+        going_on = asked.body["messages"][-1]["role"] == "assistant"
+        return refusal(429, {"error": {"message": "slow down"}}) if going_on else chat.vllm(asked)
+
+    found, _ = await probed(busy, "/v1", "openai", preset="vllm")
+    assert (found.good, changes(found)) == (False, [])
+    assert "continue_final_message: failed: answered with HTTP 429" in told(found)["goes on with an answer"]
+
+
 async def test_an_endpoint_that_is_not_there_is_told() -> None:
     """What cannot be asked has an error in place of abilities, and is no end of the examination."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -163,10 +175,9 @@ async def test_an_endpoint_that_is_not_there_is_told() -> None:
 
 async def test_what_probes_may_cost_is_told() -> None:
     """The most requests there can be, at the endpoint's prices."""
-    assert what_probes_take(described("openai", base_url="http://127.0.0.1:9/v1")).startswith(
-        "cloud: up to 7 answers of 32 tokens, $0.00"
-    )
-    assert "up to 2 answers" in what_probes_take(described("ollama"))
+    told = await what_probes_take(described("openai", base_url="http://127.0.0.1:9/v1"))
+    assert told.startswith("cloud: up to 7 answers of 32 tokens, $0.00")
+    assert "up to 2 answers" in await what_probes_take(described("ollama"))
 
 
 def test_the_doctor_probes_when_told_to(tmp_path):

@@ -91,13 +91,15 @@ async def probe(settings: EndpointSettings) -> Probed:
     return probed
 
 
-def what_probes_take(settings: EndpointSettings) -> str:
+async def what_probes_take(settings: EndpointSettings) -> str:
     """What finding out about an endpoint may cost.
 
     Raises:
         ConfigError: Its settings are wrong.
+        EndpointError: Nothing can be learnt of it.
     """
     endpoint = build_endpoint(settings)
+    await endpoint.inspect()
     requests = len(_ways_to_start(endpoint)) + max(1, len(_ways_to_go_on(endpoint)))
     prompt = most_prompt_tokens(_request(), Prefix(BEGUN))
     usd = requests * endpoint.prices.usd(prompt, LIMIT_TOKENS)
@@ -200,8 +202,10 @@ class _Examination:
         for way in _ways_to_go_on(self._endpoint):
             heard = await self._ask(BEGUN, changes | way)
             name = way.get("continuation", configured)
-            verdict, goes_on, echoes = _judged(heard.text, heard.error)
+            verdict, goes_on, echoes = _judged(heard)
             verdicts.append(f"{name}: {verdict}" if name else verdict)
+            if heard.error is not None and not heard.refused:
+                return Ability(GOING_ON, said, verdicts[-1], False)
             if goes_on:
                 as_said = claimed and configured in ("auto", name)
                 lines = {} if as_said else {"continuation": name}
@@ -279,11 +283,11 @@ def _counts(finish: Finish | None) -> str:
     return f"{finish.prompt_tokens} prompt, {finish.completion_tokens} answer"
 
 
-def _judged(said: str, error: EndpointError | None) -> tuple[str, bool, bool]:
+def _judged(heard: _Heard) -> tuple[str, bool, bool]:
     """What an endpoint made of the partial answer; whether it went on, and repeated it first."""
-    if error is not None:
-        return f"refused: {error.message}", False, False
-    text = said.lstrip()
+    if heard.error is not None:
+        return f"{'refused' if heard.refused else 'failed'}: {heard.error.message}", False, False
+    text = heard.text.lstrip()
     if text.startswith(BEGUN):
         goes_on = text.removeprefix(BEGUN).startswith(OTHER_HALF)
         return f"repeated it{' and went on' if goes_on else ''}", goes_on, True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from discostream.cli.options import FAILURE, INTERRUPTED, AsJson, Config, fetch_models, run_async
-from discostream.errors import ConfigError
+from discostream.errors import ConfigError, DiscoError
 
 if TYPE_CHECKING:
     from discostream.cli.abilities import Probed
@@ -220,8 +220,8 @@ def _probed(settings: Settings) -> list[Probed]:
 
     probed = []
     for endpoint in settings.endpoint:
-        with suppress(ConfigError):
-            typer.echo(f"Probing {what_probes_take(endpoint)}", err=True)
+        with suppress(DiscoError):
+            typer.echo(f"Probing {run_async(what_probes_take, endpoint)}", err=True)
         probed.append(run_async(probe, endpoint))
     return probed
 
