@@ -195,7 +195,7 @@ async def test_keys_travel_in_headers_alone(monkeypatch: pytest.MonkeyPatch) -> 
             False,
         ),
         ("gemini", ["gemini-2.0-flash", "gemini-2.5-pro", "gemini-3-pro-preview", "gemini-3.1-pro"], True),
-        ("gemini", ["gemini-3.5-flash", "gemini-pro-latest"], True),
+        ("gemini", ["gemini-3.5-flash", "gemini-pro-latest", "models/gemini-2.5-flash"], True),
         ("gemini", ["gemini-3.5-flash-lite", "gemini-3.6-flash", "gemini-4-pro"], False),
     ],
 )

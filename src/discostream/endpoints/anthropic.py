@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from discostream.config import EndpointSettings
-from discostream.endpoints.http import HttpEndpoint, HttpOptions
+from discostream.endpoints.http import HttpEndpoint, HttpOptions, Question, without_blanks
 from discostream.endpoints.turns import ModelsContinuation, may_continue, without_system
 from discostream.errors import EndpointError, Phase
-from discostream.types import Request
+from discostream.types import Prefix, Request
 from discostream.wire.anthropic_upstream import decode_event
 from discostream.wire.openai_answer import AnswerReader
 
@@ -49,6 +49,12 @@ class AnthropicEndpoint(HttpEndpoint):
     def _key_headers(self) -> dict[str, str]:
         return {"anthropic-version": VERSION} | ({"x-api-key": self._key} if self._key else {})
 
+    def _question(self, request: Request, prefix: Prefix) -> Question:
+        sent, blank = without_blanks(prefix)
+        reader = AnswerReader(blank=blank, decode=decode_event)
+        body = self._body(request, sent)
+        return Question(url=self._url / self.path, body=body, reader=reader, continuing=bool(sent))
+
     def _body(self, request: Request, sent: str) -> dict[str, Any]:
         self._refuse_penalties(request)
         system, turns = without_system(request.messages)
@@ -74,6 +80,3 @@ class AnthropicEndpoint(HttpEndpoint):
         for name in ("presence_penalty", "frequency_penalty"):
             if getattr(request.sampling, name):
                 raise EndpointError(self.name, Phase.REFUSED, f"knows no {name}; leave it out", status=400)
-
-    def _reader(self, sent: str, blank: str) -> AnswerReader:
-        return AnswerReader(blank=blank, decode=decode_event)

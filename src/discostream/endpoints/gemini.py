@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-from yarl import URL
-
 from discostream.config import EndpointSettings
-from discostream.endpoints.http import HttpEndpoint, HttpOptions
+from discostream.endpoints.http import HttpEndpoint, HttpOptions, Question, without_blanks
 from discostream.endpoints.turns import ModelsContinuation, may_continue, without_system
-from discostream.types import Message, Request
+from discostream.types import Message, Prefix, Request
 from discostream.wire.gemini_upstream import decode_response
 from discostream.wire.openai_answer import AnswerReader
 
@@ -38,9 +36,9 @@ class GeminiEndpoint(HttpEndpoint):
     path = "models"
 
     def __init__(self, settings: EndpointSettings, options: GeminiOptions) -> None:
-        continues = may_continue("gemini", settings.model, options.continuation)
+        self._model = settings.model.removeprefix("models/")
+        continues = may_continue("gemini", self._model, options.continuation)
         super().__init__(settings, options, continues=continues)
-        self._url = _url(self._url, settings.model)
 
     @classmethod
     def defaults(cls, settings: EndpointSettings) -> Mapping[str, Any]:
@@ -49,6 +47,13 @@ class GeminiEndpoint(HttpEndpoint):
 
     def _key_headers(self) -> dict[str, str]:
         return {"x-goog-api-key": self._key} if self._key else {}
+
+    def _question(self, request: Request, prefix: Prefix) -> Question:
+        sent, blank = without_blanks(prefix)
+        reader = AnswerReader(blank=blank, decode=decode_response)
+        url = (self._url / self.path / f"{self._model}:streamGenerateContent").with_query(alt="sse")
+        body = self._body(request, sent)
+        return Question(url=url, body=body, reader=reader, continuing=bool(sent))
 
     def _body(self, request: Request, sent: str) -> dict[str, Any]:
         system, turns = without_system(request.messages)
@@ -69,13 +74,6 @@ class GeminiEndpoint(HttpEndpoint):
         if system:
             body["systemInstruction"] = {"parts": [{"text": system}]}
         return body | ({"generationConfig": config} if config else {})
-
-    def _reader(self, sent: str, blank: str) -> AnswerReader:
-        return AnswerReader(blank=blank, decode=decode_response)
-
-
-def _url(models: URL, model: str) -> URL:
-    return (models / f"{model.removeprefix('models/')}:streamGenerateContent").with_query(alt="sse")
 
 
 def _contents(turns: list[Message]) -> list[dict[str, Any]]:

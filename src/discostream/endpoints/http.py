@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import logging
 from abc import abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import aiohttp
@@ -26,7 +27,7 @@ from discostream.wire.openai_answer import AnswerReader
 from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED, ChunkError, decode_error
 from discostream.wire.sse import SseError
 
-__all__ = ["HttpEndpoint", "HttpOptions", "Seconds"]
+__all__ = ["HttpEndpoint", "HttpOptions", "Question", "without_blanks"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ CANNOT_CONTINUE = (400, 422)
 ANSWERS = (b'"choices"', b'"candidates"', b'"content"')
 """What tells a whole answer from an error, in a response that is no stream."""
 
-Seconds = Annotated[float, Meta(gt=0.0)]
+_Seconds = Annotated[float, Meta(gt=0.0)]
 _FOREIGN = (aiohttp.ClientError, OSError, ChunkError, SseError)
 
 
@@ -58,18 +59,34 @@ class HttpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     base_url: str
     api_key_env: str = ""
-    connect_timeout_s: Seconds = 5.0
-    read_timeout_s: Seconds = 120.0
+    connect_timeout_s: _Seconds = 5.0
+    read_timeout_s: _Seconds = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a server is asked.
+
+    Attributes:
+        url: Where.
+        body: What, as JSON.
+        reader: Reads the answer.
+        continuing: Whether it is to go on with a partial answer, which it may not be able to.
+    """
+
+    url: URL
+    body: Mapping[str, Any]
+    reader: AnswerReader
+    continuing: bool
 
 
 class HttpEndpoint(Endpoint):
     """Streams from a server over HTTP.
 
-    A dialect says what it is asked (`_body`), with which key (`_key_headers`), and how the stream is read
-    (`_reader`).
+    A dialect says what it is asked (`_question`), and how a key is shown (`_key_headers`).
 
     Attributes:
-        path: What follows the settings' `base_url`.
+        path: What a chat's URL has behind the settings' `base_url`.
         streams: The media type of its streams.
     """
 
@@ -88,15 +105,14 @@ class HttpEndpoint(Endpoint):
 
     async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
         """Stream the answer; closing the generator closes the connection. See `Endpoint.generate`."""
-        # Templates trim an assistant message, and some servers refuse one that ends in whitespace.
-        sent = prefix.text.rstrip()
-        answer = self._reader(sent, prefix.text[len(sent) :])
-        data = io.BytesIO(msgspec.json.encode(self._body(request, sent)))
+        question = self._question(request, prefix)
+        answer, continuing = question.reader, question.continuing
+        data = io.BytesIO(msgspec.json.encode(question.body))
         try:
-            async with self._client().post(self._url, data=data, allow_redirects=False) as response:
+            async with self._client().post(question.url, data=data, allow_redirects=False) as response:
                 with Body(response) as body:
-                    await self._refuse_all_but_streams(response, body, continuing=bool(sent))
-                    if sent:
+                    await self._refuse_all_but_streams(response, body, continuing=continuing)
+                    if continuing:
                         self._refusals.forget()
                     while answer.finish_reason is None:
                         for event in answer.feed(await body.read()):
@@ -137,12 +153,8 @@ class HttpEndpoint(Endpoint):
         return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     @abstractmethod
-    def _body(self, request: Request, sent: str) -> dict[str, Any]:
-        """What is asked: an answer, or its continuation after what is `sent` of it already."""
-
-    @abstractmethod
-    def _reader(self, sent: str, blank: str) -> AnswerReader:
-        """How the stream is read; `blank` is the whitespace that followed what was `sent`."""
+    def _question(self, request: Request, prefix: Prefix) -> Question:
+        """How to ask for the answer, or for the rest of it."""
 
     async def _refuse_all_but_streams(
         self, response: aiohttp.ClientResponse, body: Body, *, continuing: bool
@@ -197,6 +209,12 @@ class HttpEndpoint(Endpoint):
         return EndpointError(self.name, phase, redact(message, self._key), status=status, code=code)
 
 
+def without_blanks(prefix: Prefix) -> tuple[str, str]:
+    """The partial answer and the blanks at its end, which templates trim and some servers refuse."""
+    sent = prefix.text.rstrip()
+    return sent, prefix.text[len(sent) :]
+
+
 async def _read_tail(body: Body, answer: AnswerReader) -> None:
     """Collect the token counts behind the finish."""
     with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
@@ -228,4 +246,4 @@ def _url(endpoint: str, base_url: str, path: str) -> URL:
         raise ConfigError(f"{where}: must start with http:// or https:// and name a host")
     if url.path.rstrip("/").endswith(f"/{path}"):
         raise ConfigError(f"{where}: leave out /{path}; it is added to every request")
-    return url / path
+    return url

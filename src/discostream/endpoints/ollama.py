@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from discostream.config import EndpointSettings
-from discostream.endpoints.http import HttpEndpoint, HttpOptions
-from discostream.types import Request
+from discostream.endpoints.http import HttpEndpoint, HttpOptions, Question, without_blanks
+from discostream.types import Prefix, Request
 from discostream.wire.ndjson import NdjsonDecoder
 from discostream.wire.ollama_upstream import decode_line
 from discostream.wire.openai_answer import AnswerReader
@@ -41,6 +41,12 @@ class OllamaEndpoint(HttpEndpoint):
     def __init__(self, settings: EndpointSettings, options: OllamaOptions) -> None:
         super().__init__(settings, options, continues=options.continuation != "none")
 
+    def _question(self, request: Request, prefix: Prefix) -> Question:
+        sent, blank = without_blanks(prefix)
+        reader = AnswerReader(blank=blank, decode=decode_line, decoder=NdjsonDecoder())
+        body = self._body(request, sent)
+        return Question(url=self._url / self.path, body=body, reader=reader, continuing=bool(sent))
+
     def _body(self, request: Request, sent: str) -> dict[str, Any]:
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
         if sent:
@@ -58,6 +64,3 @@ class OllamaEndpoint(HttpEndpoint):
         options = {name: wish for name, wish in wishes.items() if wish is not None}
         body = {"model": self.settings.model, "messages": messages, "stream": True}
         return body | ({"options": options} if options else {})
-
-    def _reader(self, sent: str, blank: str) -> AnswerReader:
-        return AnswerReader(blank=blank, decode=decode_line, decoder=NdjsonDecoder())

@@ -10,10 +10,10 @@ from msgspec import field
 
 from discostream.config import EndpointSettings, suggest
 from discostream.endpoints.dialects import CONTINUATIONS, ContinuationName
-from discostream.endpoints.http import HttpEndpoint, HttpOptions
+from discostream.endpoints.http import HttpEndpoint, HttpOptions, Question, without_blanks
 from discostream.endpoints.presets import PRESETS
 from discostream.errors import ConfigError
-from discostream.types import Request
+from discostream.types import Prefix, Request
 from discostream.wire.openai_answer import AnswerReader
 
 __all__ = ["OpenAIEndpoint"]
@@ -61,6 +61,12 @@ class OpenAIEndpoint(HttpEndpoint):
             raise ConfigError(f"endpoint {settings.name!r}: preset = {preset!r}: {suggest(preset, PRESETS)}")
         return PRESETS[preset]
 
+    def _question(self, request: Request, prefix: Prefix) -> Question:
+        sent, blank = without_blanks(prefix)
+        reader = AnswerReader(sent if self._options.repeats_prefix else "", blank)
+        body = self._body(request, sent)
+        return Question(url=self._url / self.path, body=body, reader=reader, continuing=bool(sent))
+
     def _body(self, request: Request, sent: str) -> dict[str, Any]:
         messages: list[dict[str, Any]] = [
             {"role": message.role, "content": message.content} for message in request.messages
@@ -75,6 +81,3 @@ class OpenAIEndpoint(HttpEndpoint):
         wishes = {self._options.max_tokens_field: request.max_tokens, "stop": request.stop or None}
         wishes |= asdict(request.sampling)
         return body | {name: wish for name, wish in wishes.items() if wish is not None}
-
-    def _reader(self, sent: str, blank: str) -> AnswerReader:
-        return AnswerReader(sent if self._options.repeats_prefix else "", blank)
