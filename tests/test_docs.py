@@ -15,6 +15,7 @@ from discostream.config import EndpointSettings, PolicySettings, settings_from
 from discostream.core.distributions import Distribution
 from discostream.core.profile import Known, Lengths
 from discostream.endpoints.base import NoOptions
+from discostream.endpoints.registry import build_endpoint
 from discostream.types import Finish, Kind, Message, Prefix, Request
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +71,17 @@ def test_the_example_settings_are_valid(page):
 
     settings = settings_from(tomllib.loads(blocks(page, TOML)[0]))
     assert [endpoint.name for endpoint in settings.endpoint] == ["laptop", "cloud"]
+
+
+def test_the_examples_of_endpoints_are_valid(monkeypatch):
+    """What docs/endpoints.md shows makes endpoints that can go on with an answer."""
+    import tomllib
+
+    for key in ("ANTHROPIC_API_KEY", "OPENROUTER_API_KEY"):
+        monkeypatch.setenv(key, "sk-right")
+    shown = [settings_from(tomllib.loads(block)) for block in blocks("docs/endpoints.md", TOML)]
+    made = [build_endpoint(one) for settings in shown for one in settings.endpoint]
+    assert [endpoint.name for endpoint in made if endpoint.continues] == ["gpu-box", "claude", "router"]
 
 
 @pytest.mark.anyio

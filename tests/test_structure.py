@@ -16,6 +16,7 @@ import discostream
 from discostream import config, errors
 from discostream.cli.app import app
 from discostream.core.handoff import Signal, State, diagram
+from discostream.endpoints.presets import PRESETS
 from discostream.endpoints.registry import dialects
 from discostream.sim.shelf import COMPUTING
 
@@ -112,7 +113,8 @@ def test_unknown_names_are_refused():
 
 def test_entry_points_load():
     """Built-in endpoints and policies come in by the groups that strangers use."""
-    assert {"emulated", "llamacpp", "openai", "scripted"} <= set(dialects())
+    ours = {"anthropic", "emulated", "gemini", "llamacpp", "ollama", "openai", "scripted"}
+    assert ours <= set(dialects())
     for group in ("discostream.endpoints", "discostream.policies"):
         assert all(entry.load() for entry in entry_points(group=group))
 
@@ -144,6 +146,16 @@ def test_every_setting_is_documented():
     missing = {key for key in keys if f"`{key}`" not in page}
     missing |= {table for table in tables if f"[{table}]" not in page}
     assert not missing
+
+
+def test_every_server_is_in_the_support_table():
+    """docs/endpoints.md has a row for each preset and each dialect, docs/configuration.md names them."""
+    page = (DOCS / "endpoints.md").read_text(encoding="utf-8")
+    settings = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    rows = [f"| `openai`, `{preset}` |" for preset in PRESETS]
+    rows += [f"| `{dialect}` |" for dialect in ("anthropic", "gemini", "llamacpp", "ollama")]
+    assert not [row for row in rows if row not in page]
+    assert not [preset for preset in PRESETS if f"`{preset}`" not in settings]
 
 
 def test_every_command_is_documented():

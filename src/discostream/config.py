@@ -62,7 +62,8 @@ class EndpointSettings(_Table, frozen=True):
         prompt_usd_per_mtok: Dollars per million prompt tokens; looked up in the price library when absent.
         completion_usd_per_mtok: Dollars per million completion tokens; likewise.
         priced_as: The model name to look prices up under, when it is not `model`.
-        cancel_stops_billing: Whether closing the stream ends the bill.
+        cancel_stops_billing: Whether closing the stream ends the bill; yes when absent, unless the dialect or
+            its preset knows better.
         prefill_joules_per_token: Measured energy; computed from the model's shape when absent.
         decode_joules_per_token: Likewise.
         options: The keys that only this dialect knows.
@@ -75,7 +76,7 @@ class EndpointSettings(_Table, frozen=True):
     prompt_usd_per_mtok: NotNegative | None = None
     completion_usd_per_mtok: NotNegative | None = None
     priced_as: str = ""
-    cancel_stops_billing: bool = True
+    cancel_stops_billing: bool | None = None
     prefill_joules_per_token: NotNegative | None = None
     decode_joules_per_token: NotNegative | None = None
     options: dict[str, Any] = {}

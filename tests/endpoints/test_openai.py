@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp.http_parser
@@ -13,9 +14,10 @@ import pytest
 from aiohttp import web
 from aiohttp.http_parser import HttpResponseParserPy
 
-from discostream.config import EndpointSettings, convert_options
+from discostream.config import EndpointSettings, convert_options, settings_from
 from discostream.endpoints.openai import OpenAIEndpoint
 from discostream.errors import ConfigError, EndpointError, Phase
+from discostream.library import connect
 from discostream.types import (
     Carrier,
     Event,
@@ -234,15 +236,67 @@ async def test_an_endpoint_that_repeats_the_prefix_is_told_apart() -> None:
         assert (await everything(made, prefix="Once upon"))[0] == Piece(" a time", 2)
 
 
-async def test_a_refused_continuation_is_remembered() -> None:
-    """A 400 on a continuation takes the ability away; a prompt that is too long does not."""
-    for body, left in (("no prefill here", set()), ("maximum context length is 5", {Carrier.TEXT})):
-        script = answers(400, json.dumps({"error": {"message": body}}))
-        async with upstream(script) as server, endpoint(server.base_url, continuation="prefix") as made:
+REFUSED_CONTINUATIONS = [
+    ("This model does not support assistant message prefill.", 1),
+    ("Unknown field: continue_final_message", 1),
+    ("Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant", 1),
+    ("temperature must be below 1", 2),
+    ("maximum context length is 5", 3),
+    ("Cannot have 2 or more assistant messages at the end of the list.", 3),
+]
+
+
+@pytest.mark.parametrize(("message", "enough"), REFUSED_CONTINUATIONS)
+async def test_a_refused_continuation_is_remembered(message: str, enough: int) -> None:
+    """A 400 that names continuations takes the ability away; so do two in a row of no known cause."""
+    script = answers(400, json.dumps({"error": {"message": message}}))
+    async with upstream(script) as server, endpoint(server.base_url, continuation="prefix") as made:
+        for count in (1, 2):
             with pytest.raises(EndpointError) as caught:
                 await everything(made, prefix="Once")
             assert caught.value.phase is Phase.REFUSED
-            assert made.continues == left
+            assert bool(made.continues) is (count < enough)
+
+
+async def test_refusals_of_other_things_are_not_held_against_continuing() -> None:
+    """A continuation that is accepted, and refusals of whole answers, are no evidence."""
+    refuses, accepts = answers(422, '{"error":{"message":"no"}}'), streams(chunk(" upon", "stop"), DONE)
+    async with upstream(refuses) as server, endpoint(server.base_url, continuation="prefix") as made:
+        for script, prefix in ((refuses, "Once"), (accepts, "Once"), (refuses, "Once"), (refuses, "")):
+            server.script = script
+            with suppress(EndpointError):
+                await everything(made, prefix=prefix)
+            assert made.continues == {Carrier.TEXT}
+
+
+async def test_an_answer_completes_though_its_target_refuses_to_go_on(tmp_path: Path) -> None:
+    """A server that cannot continue is asked once; the answer is finished by another, as is the next one."""
+    told = "The keepers lit the lamp at dusk."
+    broken = {"name": "laptop", "kind": "device", "dialect": "scripted", "answer": told, "breaks_after": 3}
+    other = {"name": "other", "kind": "server", "dialect": "scripted", "answer": told, "ttft_s": 0.2}
+    script = answers(400, json.dumps({"error": {"message": "prefill is not supported"}}))
+    async with upstream(script) as server:
+        refusing = {
+            "name": "cloud",
+            "kind": "server",
+            "dialect": "openai",
+            "base_url": server.base_url,
+            "continuation": "trailing_assistant",
+        }
+        settings = settings_from(
+            {
+                "endpoint": [broken | {"vocabulary": "a"}, refusing, other | {"vocabulary": "b"}],
+                "policy": {"name": "offsets", "offsets": {"laptop": 0.0}},
+                "ledger": {"path": str(tmp_path / "ledger.db")},
+            }
+        )
+        async with connect(settings) as disco:
+            for _ in range(2):
+                answer = disco.stream("What did the keepers do?")
+                assert "".join([piece.text async for piece in answer]) == told
+                assert answer.outcome
+                assert [move.target for move in answer.outcome.migrations] == ["other"]
+    assert len(server.bodies) == 1
 
 
 async def test_without_a_dialect_nothing_is_continued() -> None:
@@ -394,7 +448,7 @@ async def test_a_finished_answer_does_not_wait_for_a_server_that_hangs_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that never closes after the finish reason holds the finish up only briefly."""
-    monkeypatch.setattr("discostream.endpoints.openai.TAIL_S", 0.1)
+    monkeypatch.setattr("discostream.endpoints.http.TAIL_S", 0.1)
     async with upstream(streams(chunk("Hi", "stop"), 30.0)) as server, endpoint(server.base_url) as made:
         with anyio.fail_after(5):
             assert (await everything(made))[-1] == Finish(FinishReason.STOP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from discostream.cli.abilities import probe
 from discostream.config import settings_from
 from discostream.engine.supervisor import Engine
 from discostream.ledger.queries import history
@@ -50,7 +51,7 @@ async def test_a_real_server_streams_and_counts(engine, monkeypatch, tmp_path):
 
 
 async def test_a_real_server_continues_a_broken_answer(engine, monkeypatch, tmp_path):
-    """`continue_final_message` goes on from a broken stream: no echo, no new beginning, no lost space."""
+    """By its preset it goes on from a broken stream: no echo, no new beginning, no lost space."""
     broken = {
         "name": "laptop",
         "kind": "device",
@@ -61,7 +62,7 @@ async def test_a_real_server_continues_a_broken_answer(engine, monkeypatch, tmp_
     }
     settings = settings_from(
         {
-            "endpoint": [broken, await served(engine, monkeypatch, continuation="continue_final_message")],
+            "endpoint": [broken, await served(engine, monkeypatch, preset="llama-server")],
             "policy": {"name": "offsets", "offsets": {"laptop": 0.0}},
             "ledger": {"path": str(tmp_path / "ledger.db")},
         }
@@ -92,3 +93,14 @@ async def test_what_a_real_server_found_in_its_cache_is_recorded(engine, monkeyp
     assert first.cached_tokens < 0.6 * first.prompt_tokens
     assert second.cached_tokens is not None
     assert second.cached_tokens > 0.9 * second.prompt_tokens
+
+
+async def test_what_a_real_server_can_do_is_found(engine, monkeypatch):
+    """Asked by `disco doctor --probe`, it does all that was said of it, and goes on with an answer."""
+    (settings,) = settings_from({"endpoint": [await served(engine, monkeypatch)]}).endpoint
+    found = await probe(settings)
+    assert found.error is None
+    assert found.good, found.abilities
+    assert [line for ability in found.abilities for line in ability.change] == [
+        'continuation = "trailing_assistant"'
+    ]

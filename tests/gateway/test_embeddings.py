@@ -17,7 +17,6 @@ import pytest
 from aiohttp import web
 
 from discostream.config import settings_from
-from discostream.endpoints import openai as openai_endpoint
 from discostream.gateway.app import serve
 from discostream.ledger.queries import totals
 
@@ -193,7 +192,7 @@ async def test_nobody_who_embeds_is_a_400_that_names_the_setting(tmp_path: Path)
 
 async def test_failures_look_as_those_of_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused is 502, unreachable 503, too long 400, too large 502; nothing is retried, no key is told."""
-    monkeypatch.setattr(openai_endpoint, "MAX_EMBEDDINGS_BYTES", 1000)
+    monkeypatch.setattr("discostream.endpoints.http.MAX_REPLY_BYTES", 1000)
     told: list[tuple[int, str]] = []
     async with an_upstream(status=401) as upstream, serving(tmp_path, cloud(upstream)) as base_url:
         upstream.body = json.dumps({"error": {"message": f"Incorrect API key: {KEY}"}}).encode()

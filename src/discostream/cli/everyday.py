@@ -8,15 +8,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from discostream.cli.options import FAILURE, INTERRUPTED, AsJson, Config, fetch_models, run_async
-from discostream.errors import ConfigError
+from discostream.errors import ConfigError, DiscoError
 
 if TYPE_CHECKING:
+    from discostream.cli.abilities import Probed
     from discostream.cli.probe import Tally
     from discostream.config import EndpointSettings, Settings
 
@@ -179,17 +181,28 @@ def models(
         typer.echo(f"  {_path_text(model.name) or f'not here yet; fetch it with: disco models {model.name}'}")
 
 
-@commands.command(epilog="Examples: disco doctor · disco doctor --config disco.toml · disco doctor --json")
-def doctor(config: Config = None, as_json: AsJson = False) -> None:
+@commands.command(
+    epilog="Examples: disco doctor · disco doctor --config disco.toml · disco doctor --probe --json"
+)
+def doctor(
+    config: Config = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also ask endpoints what they can do, at their own price.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check engine, models, endpoints, keys, ledger and port, and say what to fix."""
     from discostream.cli.doctor import examine
     from discostream.config import load_settings
 
-    findings = run_async(examine, load_settings(config))
-    good = all(finding.good for finding in findings)
+    settings = load_settings(config)
+    findings = run_async(examine, settings)
+    probed = _probed(settings) if probe else []
+    good = all(each.good for each in [*findings, *probed])
     if as_json:
         checks = [{"check": f.check, "good": f.good, "found": f.found, "fix": f.fix} for f in findings]
-        typer.echo(json.dumps({"good": good, "checks": checks}))
+        probes = {"probes": [asdict(each) for each in probed]} if probe else {}
+        typer.echo(json.dumps({"good": good, "checks": checks, **probes}))
     else:
         for finding in findings:
             typer.secho(
@@ -198,8 +211,24 @@ def doctor(config: Config = None, as_json: AsJson = False) -> None:
             typer.echo(
                 f"{finding.check}: {finding.found}" + (f"\n     fix: {finding.fix}" if finding.fix else "")
             )
+        if probed:
+            from discostream.cli.abilities import show_probed
+
+            show_probed(probed)
     if not good:
         sys.exit(FAILURE)
+
+
+def _probed(settings: Settings) -> list[Probed]:
+    """Ask every endpoint, one after the other, what it can do; what that may cost goes before it."""
+    from discostream.cli.abilities import probe, what_probes_take
+
+    probed = []
+    for endpoint in settings.endpoint:
+        with suppress(DiscoError):
+            typer.echo(f"Probing {run_async(what_probes_take, endpoint)}", err=True)
+        probed.append(run_async(probe, endpoint))
+    return probed
 
 
 @commands.command(

@@ -55,13 +55,22 @@ class Endpoint(ABC):
         self.energy = Energy(
             settings.prefill_joules_per_token or 0.0, settings.decode_joules_per_token or 0.0
         )
-        self.cancel_stops_billing = settings.cancel_stops_billing
+        self.cancel_stops_billing = settings.cancel_stops_billing is not False
         self.continues: frozenset[Carrier] = frozenset()
         self.vocabulary: str | None = None
         self.models: tuple[str, ...] = ()
         self.embedding_model = ""
         self.slots: int | None = None
         self.identity = _identity(settings, options, self.neutral_options)
+
+    @classmethod
+    def defaults(cls, settings: EndpointSettings) -> Mapping[str, Any]:
+        """Keys of `[[endpoint]]` that hold where these settings are silent, unlike the usual ones.
+
+        Raises:
+            ConfigError: The settings ask for what is not known.
+        """
+        return {}
 
     @property
     def energy_is_known(self) -> bool:

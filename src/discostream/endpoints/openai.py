@@ -2,170 +2,84 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import aiohttp
-import anyio
-import msgspec
-from msgspec import Meta, Struct
-from yarl import URL
+from msgspec import field
 
-from discostream.config import EndpointSettings
-from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body
+from discostream.config import EndpointSettings, suggest
 from discostream.endpoints.dialects import CONTINUATIONS, ContinuationName
-from discostream.endpoints.keys import api_key, redact
-from discostream.errors import ConfigError, EndpointError, Phase
-from discostream.types import Carrier, Event, Prefix, Request
+from discostream.endpoints.http import HttpEndpoint, HttpOptions, Question, without_blanks
+from discostream.endpoints.presets import PRESETS
+from discostream.errors import ConfigError
+from discostream.types import Prefix, Request
 from discostream.wire.openai_answer import AnswerReader
-from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED, ChunkError, decode_error
-from discostream.wire.sse import SseError
 
 __all__ = ["OpenAIEndpoint"]
 
-TAIL_S = 2.0
-"""How long a finished answer waits for its token counts before it counts as over."""
-REUSE_S = 0.05
-"""How long it then waits for the response's end, without which the connection cannot be used again."""
-MAX_ERROR_BYTES = 16_384
-ERROR_BODY_S = 5.0
-MAX_EMBEDDINGS_BYTES = 64 << 20
-"""Enough for 1,500 vectors of 3,072 numbers in decimal."""
-READ_AHEAD_BYTES = 1 << 14
-"""How much of a stream is read before it is wanted: a reader that is slow must not fill our memory."""
-KEEP_CONNECTION_S = 4.0
-"""Shorter than any server's own patience (uvicorn's is 5 s), or a request meets the closing."""
-CANNOT_CONTINUE = (400, 422)
 
-_Seconds = Annotated[float, Meta(gt=0.0)]
-_FOREIGN = (aiohttp.ClientError, OSError, ChunkError, SseError)
-
-
-class OpenAIOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OpenAIOptions(HttpOptions, frozen=True):
     """The keys of `dialect = "openai"`.
 
     Attributes:
-        base_url: Where `/chat/completions` is, such as `https://api.example.com/v1`.
-        api_key_env: The environment variable that holds the key; empty sends none.
+        preset: A server whose keys are known; whatever the settings say goes before them.
         continuation: How the server is asked to go on with a partial answer.
         repeats_prefix: Whether its continuation starts by repeating the partial answer.
-        connect_timeout_s: The longest wait for a connection.
-        read_timeout_s: The longest silence, before the first byte or between two.
         max_tokens_field: Which of OpenAI's two names for the limit the server knows.
         include_usage: Whether to ask for token counts; off for servers that refuse `stream_options`.
         embedding_model: The model for `/embeddings` there; empty where it has none.
+        extra_body: Fields added to every request, such as OpenRouter's `provider`.
     """
 
-    base_url: str
-    api_key_env: str = ""
+    preset: str = ""
     continuation: ContinuationName = "none"
     repeats_prefix: bool = False
-    connect_timeout_s: _Seconds = 5.0
-    read_timeout_s: _Seconds = 120.0
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     include_usage: bool = True
     embedding_model: str = ""
+    extra_body: dict[str, Any] = field(default_factory=dict)
 
 
-class OpenAIEndpoint(Endpoint):
+class OpenAIEndpoint(HttpEndpoint):
     """Streams from a server that speaks OpenAI's chat completions."""
 
     Options = OpenAIOptions
-    neutral_options = frozenset(OpenAIOptions.__struct_fields__) - {"base_url"}
+    neutral_options = frozenset(OpenAIOptions.__struct_fields__) - {"base_url", "extra_body"}
+    path = "chat/completions"
 
     def __init__(self, settings: EndpointSettings, options: OpenAIOptions) -> None:
-        super().__init__(settings, options)
         self._options = options
-        self._url = _chat_url(settings.name, options.base_url)
-        self._key = api_key(settings.name, options.api_key_env)
         self._continuation = CONTINUATIONS[options.continuation]
-        self._session: aiohttp.ClientSession | None = None
+        super().__init__(settings, options, continues=self._continuation.possible)
         self.embedding_model = options.embedding_model
-        if self._continuation.possible:
-            self.continues = frozenset({Carrier.TEXT})
 
-    async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
-        """Stream the answer; closing the generator closes the connection. See `Endpoint.generate`."""
-        # Templates trim an assistant message, and some servers refuse one that ends in whitespace.
-        sent = prefix.text.rstrip()
-        echo = sent if self._options.repeats_prefix else ""
-        answer = AnswerReader(echo, blank=prefix.text[len(sent) :])
-        data = io.BytesIO(self._body(request, sent))
-        try:
-            async with self._client().post(self._url, data=data, allow_redirects=False) as response:
-                with Body(response) as body:
-                    await self._refuse_all_but_streams(response, body, continuing=bool(sent))
-                    while answer.finish_reason is None:
-                        for event in answer.feed(await body.read()):
-                            yield event
-                    await _read_tail(body, answer)
-        except _FOREIGN as error:
-            raise self._translated(error, answer.phase) from error
-        yield answer.finish()
+    @classmethod
+    def defaults(cls, settings: EndpointSettings) -> Mapping[str, Any]:
+        """What the server's preset says. See `Endpoint.defaults`."""
+        preset = settings.options.get("preset", "")
+        if not isinstance(preset, str) or not preset:
+            return {}
+        if preset not in PRESETS:
+            raise ConfigError(f"endpoint {settings.name!r}: preset = {preset!r}: {suggest(preset, PRESETS)}")
+        return PRESETS[preset]
 
     async def embed(self, fields: Mapping[str, Any]) -> bytes:
         """What the server's `/embeddings` says. See `Endpoint.embed`."""
-        data = io.BytesIO(msgspec.json.encode({**fields, "model": self.embedding_model}))
-        url, accepted = self._url.parent.parent / "embeddings", {"Accept": "application/json"}
-        try:
-            async with self._client().post(
-                url, data=data, headers=accepted, allow_redirects=False
-            ) as response:
-                with Body(response) as body:
-                    if response.status < 300:
-                        return await self._whole(body)
-                    said, status = decode_error(await _beginning(body)), response.status
-                    what = f"answered with HTTP {status}: {said}"
-                    raise self._failure(Phase.REFUSED, what, status, said.code)
-        except _FOREIGN as error:
-            raise self._translated(error, Phase.PREFILL) from error
+        return await self._ask("embeddings", {**fields, "model": self.embedding_model})
 
-    async def _whole(self, body: Body) -> bytes:
-        said = bytearray()
-        while data := await body.read():
-            said += data
-            if len(said) > MAX_EMBEDDINGS_BYTES:
-                raise self._failure(Phase.PREFILL, f"sent more than {MAX_EMBEDDINGS_BYTES >> 20} MiB")
-        return bytes(said)
+    def _question(self, request: Request, prefix: Prefix) -> Question:
+        sent, blank = without_blanks(prefix)
+        reader = AnswerReader(sent if self._options.repeats_prefix else "", blank)
+        body = self._body(request, sent)
+        return Question(url=self._url / self.path, body=body, reader=reader, continuing=bool(sent))
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers(),
-                read_bufsize=READ_AHEAD_BYTES,
-                timeout=aiohttp.ClientTimeout(
-                    connect=self._options.connect_timeout_s, sock_read=self._options.read_timeout_s
-                ),
-            )
-        return self._session
-
-    def _headers(self) -> dict[str, str]:
-        # A compressed stream would be held back until a block is full.
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": "text/event-stream",
-            "Accept-Encoding": "identity",
-            "User-Agent": "discostream",
-        }
-        return headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-
-    def _body(self, request: Request, sent: str) -> bytes:
+    def _body(self, request: Request, sent: str) -> dict[str, Any]:
         messages: list[dict[str, Any]] = [
             {"role": message.role, "content": message.content} for message in request.messages
         ]
         body: dict[str, Any] = {"model": self.settings.model, "messages": messages, "stream": True}
+        body = self._options.extra_body | body
         if self._options.include_usage:
             body["stream_options"] = {"include_usage": True}
         if sent:
@@ -173,80 +87,4 @@ class OpenAIEndpoint(Endpoint):
             body |= self._continuation.body
         wishes = {self._options.max_tokens_field: request.max_tokens, "stop": request.stop or None}
         wishes |= asdict(request.sampling)
-        return msgspec.json.encode(body | {name: wish for name, wish in wishes.items() if wish is not None})
-
-    async def _refuse_all_but_streams(
-        self, response: aiohttp.ClientResponse, body: Body, *, continuing: bool
-    ) -> None:
-        kind = response.headers.get("Content-Type", "text/event-stream")
-        if response.status < 300 and kind.lower().startswith("text/event-stream"):
-            return
-        said = await _beginning(body)
-        error = decode_error(said)
-        status = response.status if response.status >= 300 else error.status
-        if continuing and status in CANNOT_CONTINUE and error.code != CONTEXT_LENGTH_EXCEEDED:
-            self.continues = frozenset()
-        what = f"HTTP {response.status}" if response.status >= 300 else f"{kind} instead of an event stream"
-        answered = response.status < 300 and b'"choices"' in said  # at once, and will be paid for it
-        phase = Phase.PREFILL if answered else Phase.REFUSED
-        raise self._failure(phase, f"answered with {what}: {error}", status, error.code)
-
-    def _translated(self, error: Exception, phase: Phase) -> EndpointError:
-        """What went wrong, in our words: the only place where foreign errors are read."""
-        where = f"{self._url.host}:{self._url.port}"
-        match error:
-            case aiohttp.ConnectionTimeoutError():
-                waited = self._options.connect_timeout_s
-                return self._failure(Phase.CONNECT, f"no connection to {where} within {waited:g} s")
-            case aiohttp.ClientConnectorCertificateError():
-                return self._failure(Phase.CONNECT, f"{where}: {error.certificate_error}")
-            case aiohttp.ClientConnectorError():
-                cause = error.os_error.strerror or error.os_error
-                return self._failure(Phase.CONNECT, f"cannot connect to {where}: {cause}")
-            case TimeoutError():
-                return self._failure(phase, f"silent for {self._options.read_timeout_s:g} s")
-            case ChunkError():
-                return self._failure(phase, str(error), error.status, error.code)
-            case SseError():
-                return self._failure(phase, f"sent a malformed stream: {error}")
-            case _:
-                return self._failure(phase, f"the connection broke: {str(error) or type(error).__name__}")
-
-    def _failure(
-        self, phase: Phase, message: str, status: int | None = None, code: str | None = None
-    ) -> EndpointError:
-        return EndpointError(self.name, phase, redact(message, self._key), status=status, code=code)
-
-
-async def _read_tail(body: Body, answer: AnswerReader) -> None:
-    """Collect the token counts behind the finish."""
-    with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
-        while not answer.over:
-            list(answer.feed(await body.read()))
-    with anyio.move_on_after(REUSE_S), suppress(aiohttp.ClientError):
-        await body.read()
-
-
-async def _beginning(body: Body) -> bytes:
-    """The first bytes of an error's body, as many as come soon."""
-    said = bytearray()
-    with anyio.move_on_after(ERROR_BODY_S), suppress(aiohttp.ClientError):
-        while len(said) < MAX_ERROR_BYTES and (data := await body.read()):
-            said += data
-    return bytes(said[:MAX_ERROR_BYTES])
-
-
-def _chat_url(endpoint: str, base_url: str) -> URL:
-    shown = "…" if set(base_url) & set("@?#") else base_url
-    where = f"endpoint {endpoint!r}: base_url = {shown!r}"
-    try:
-        url = URL(base_url)
-    except ValueError as error:
-        raise ConfigError(f"{where}: is no URL: {error}") from None
-    if url.user or url.password or url.query or url.fragment:
-        raise ConfigError(f"{where}: must hold no user, key or query; a key comes from api_key_env")
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"{where}: must start with http:// or https:// and name a host")
-    if url.path.rstrip("/").endswith("/chat/completions"):
-        raise ConfigError(f"{where}: leave out /chat/completions; it is added to every request")
-    return url / "chat/completions"
+        return body | {name: wish for name, wish in wishes.items() if wish is not None}

@@ -14,7 +14,7 @@ from discostream.endpoints.prices import price_of
 from discostream.errors import ConfigError
 from discostream.types import Kind
 
-__all__ = ["GROUP", "build_endpoint", "dialects"]
+__all__ = ["GROUP", "build_endpoint", "dialects", "with_defaults"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,24 @@ def build_endpoint(settings: EndpointSettings) -> Endpoint:
     Raises:
         ConfigError: An unknown dialect, or keys that it does not accept.
     """
+    adapter, settings = _adapter(settings), with_defaults(settings)
+    return adapter(_priced(settings), convert_options(settings, adapter.Options))
+
+
+def with_defaults(settings: EndpointSettings) -> EndpointSettings:
+    """The settings with what their dialect or preset says where they are silent.
+
+    Raises:
+        ConfigError: An unknown dialect or preset.
+    """
+    defaults = _adapter(settings).defaults(settings)
+    common = {key: value for key, value in defaults.items() if key in EndpointSettings.__struct_fields__}
+    missing = {key: value for key, value in common.items() if getattr(settings, key) is None}
+    own = {key: value for key, value in defaults.items() if key not in common}
+    return msgspec.structs.replace(settings, **missing, options=own | settings.options)
+
+
+def _adapter(settings: EndpointSettings) -> type[Endpoint]:
     known = dialects()
     if settings.dialect not in known:
         hint = suggest(settings.dialect, known)
@@ -41,7 +59,7 @@ def build_endpoint(settings: EndpointSettings) -> Endpoint:
         raise ConfigError(
             f"dialect {settings.dialect!r}: {known[settings.dialect].value} is no Endpoint class"
         )
-    return adapter(_priced(settings), convert_options(settings, adapter.Options))
+    return adapter
 
 
 def _priced(settings: EndpointSettings) -> EndpointSettings:

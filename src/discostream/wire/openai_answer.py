@@ -1,8 +1,9 @@
-"""One upstream answer: bytes of an OpenAI-compatible stream in, an endpoint's events out."""
+"""One upstream answer: bytes of a stream in, OpenAI's unless told otherwise, an endpoint's events out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from discostream.core.seam import EchoFilter
 from discostream.errors import Phase
@@ -10,10 +11,20 @@ from discostream.types import Event, Finish, FinishReason, Piece, Prompt
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_chunk
 from discostream.wire.sse import SseDecoder, SseError
 
-__all__ = ["AnswerReader"]
+__all__ = ["AnswerReader", "Decoder"]
 
 CHARS_PER_TOKEN = 4
 """English text under a large vocabulary; counts only until the endpoint sends its own figures."""
+
+
+class Decoder(Protocol):
+    """Finds the payloads in bytes that arrive in pieces of any size."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payloads that these bytes complete."""
+
+    def end(self) -> list[bytes]:
+        """What is left at the end of the bytes."""
 
 
 class AnswerReader:
@@ -22,6 +33,8 @@ class AnswerReader:
     Args:
         echo: What a continuation repeats, if the endpoint is known to repeat it.
         blank: Whitespace that was cut off the partial answer; a continuation may or may not repeat it.
+        decode: Reads one payload.
+        decoder: Finds the payloads; those of server-sent events, if none is given.
 
     Attributes:
         phase: How far the answer has come.
@@ -29,11 +42,19 @@ class AnswerReader:
         over: Whether nothing more will come, not even token counts.
     """
 
-    def __init__(self, echo: str = "", blank: str = "") -> None:
+    def __init__(
+        self,
+        echo: str = "",
+        blank: str = "",
+        *,
+        decode: Callable[[bytes], UpstreamChunk] = decode_chunk,
+        decoder: Decoder | None = None,
+    ) -> None:
         self.phase = Phase.PREFILL
         self.finish_reason: FinishReason | None = None
         self.over = False
-        self._decoder = SseDecoder()
+        self._decode = decode
+        self._decoder = decoder or SseDecoder()
         self._echo = EchoFilter(echo)
         self._blank = blank
         self._usage: Usage | None = None
@@ -68,7 +89,7 @@ class AnswerReader:
                 self.over = True
                 break
             if payload.strip():
-                yield from self._events(decode_chunk(payload))
+                yield from self._events(self._decode(payload))
         self.over = self.over or not data
         if self.over and self.finish_reason is None:
             raise ChunkError("ended the stream without a finish_reason")

@@ -12,8 +12,18 @@ from typing import Any
 import msgspec
 
 from discostream.types import FinishReason
+from discostream.wire.fields import count as _count
+from discostream.wire.fields import mapping as _dict
 
-__all__ = ["CONTEXT_LENGTH_EXCEEDED", "ChunkError", "UpstreamChunk", "Usage", "decode_chunk", "decode_error"]
+__all__ = [
+    "CONTEXT_LENGTH_EXCEEDED",
+    "ChunkError",
+    "UpstreamChunk",
+    "Usage",
+    "decode_chunk",
+    "decode_error",
+    "decode_object",
+]
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 """OpenAI's code for a prompt longer than the context, which other servers' errors are mapped to."""
@@ -26,6 +36,7 @@ _TOO_LONG = (
     "maximum context length",
     "context size",
     "context window",
+    "exceeds the maximum number of tokens",
     "prompt is too long",
 )
 _FINISH_REASONS = {
@@ -84,14 +95,7 @@ def decode_chunk(payload: bytes) -> UpstreamChunk:
     Raises:
         ChunkError: The payload is an error object, or no JSON object.
     """
-    try:
-        tree = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ChunkError(f"sent a chunk that is not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ChunkError("sent a chunk that is not a JSON object")
-    if tree.get("error") or tree.get("object") == "error":
-        raise _error_in(tree)
+    tree = decode_object(payload)
     choices = tree.get("choices")
     choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
     delta = _dict(choice.get("delta"))
@@ -100,6 +104,23 @@ def decode_chunk(payload: bytes) -> UpstreamChunk:
         _finish_reason(choice.get("finish_reason")),
         _usage(tree.get("usage")),
     )
+
+
+def decode_object(payload: bytes) -> dict[str, Any]:
+    """The JSON object in one event's payload, of whatever dialect.
+
+    Raises:
+        ChunkError: The payload is an error object, or no JSON object.
+    """
+    try:
+        tree = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ChunkError(f"sent a chunk that is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ChunkError("sent a chunk that is not a JSON object")
+    if tree.get("error") or tree.get("object") == "error":
+        raise _error_in(tree)
+    return tree
 
 
 def decode_error(body: bytes) -> ChunkError:
@@ -132,10 +153,6 @@ def _http_status(code: Any) -> int | None:
     return status if status is not None and 400 <= status <= 599 else None
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _text(content: Any) -> str:
     """Content is a string; some servers send a list of parts, of which the text ones count."""
     if isinstance(content, str):
@@ -161,12 +178,3 @@ def _usage(usage: Any) -> Usage | None:
         _count(usage.get("completion_tokens")),
         _count(_dict(usage.get("prompt_tokens_details")).get("cached_tokens")),
     )
-
-
-def _count(value: Any) -> int | None:
-    """A number that may come as 12, 12.0 or "12"."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return _count(int(value))
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None

@@ -19,6 +19,7 @@ from discostream.config import (
 )
 from discostream.core.plugins import policy_names
 from discostream.endpoints.prices import price_of
+from discostream.endpoints.registry import with_defaults
 from discostream.errors import ConfigError
 from discostream.traces.servers import ServerTrace
 from discostream.types import Kind
@@ -110,7 +111,7 @@ def _priced_as(server: EndpointSettings, other: EndpointSettings) -> EndpointSet
         priced_as=other.priced_as or (other.model if price_of(other.model) else ""),
         prompt_usd_per_mtok=other.prompt_usd_per_mtok,
         completion_usd_per_mtok=other.completion_usd_per_mtok,
-        cancel_stops_billing=other.cancel_stops_billing,
+        cancel_stops_billing=with_defaults(other).cancel_stops_billing,
     )
 
 

@@ -1,0 +1,34 @@
+"""What Ollama's `/api/chat` streams: lines of JSON, read with tolerance.
+
+https://github.com/ollama/ollama/blob/main/docs/api.md
+"""
+
+from __future__ import annotations
+
+from discostream.types import FinishReason
+from discostream.wire.fields import count, mapping, text
+from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_object
+
+__all__ = ["decode_line"]
+
+_UNLOADED = ("load", "unload")
+
+
+def decode_line(payload: bytes) -> UpstreamChunk:
+    """What one line says of the answer; `thinking` is no part of it.
+
+    Raises:
+        ChunkError: It is an error, no JSON object, or ends the answer although nothing was generated.
+    """
+    tree = decode_object(payload)
+    content = text(mapping(tree.get("message")).get("content"))
+    if tree.get("done") is not True:
+        return UpstreamChunk(content=content, finish_reason=None, usage=None)
+    reason = tree.get("done_reason")
+    if reason in _UNLOADED:
+        raise ChunkError(f"ended the answer with done_reason {reason!r}")
+    return UpstreamChunk(
+        content=content,
+        finish_reason=FinishReason.LENGTH if reason == "length" else FinishReason.STOP,
+        usage=Usage(count(tree.get("prompt_eval_count")), count(tree.get("eval_count")), None),
+    )
