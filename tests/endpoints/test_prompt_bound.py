@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,12 @@ def vocabulary(request: pytest.FixtureRequest) -> LlamaCppEndpoint:
     return endpoint
 
 
+async def length_of(server: Any, request: Request, prefix: Prefix) -> int:
+    """How many tokens the prompt has, and the partial answer behind it."""
+    prompt, written = await server.prompt_ids(await server.render(request), prefix)
+    return len(prompt) + len(written)
+
+
 async def test_text_has_hardly_more_tokens_than_bytes(vocabulary: LlamaCppEndpoint) -> None:
     """However odd, a text has at most as many tokens as UTF-8 bytes, and one for a space put before it."""
     server = await vocabulary._server()
@@ -115,7 +122,7 @@ async def test_no_prompt_is_longer_than_its_bound(vocabulary: LlamaCppEndpoint, 
         messages = (Message(role, text), Message("user", text))
         request = Request(messages=messages, arrived_at=0.0, request_id="r")
         for prefix in (Prefix(), Prefix(text), Prefix(text, await server.inner_ids(text))):
-            assert len(await server.prompt_ids(request, prefix)) <= most_prompt_tokens(request, prefix)
+            assert await length_of(server, request, prefix) <= most_prompt_tokens(request, prefix)
 
 
 async def test_a_template_adds_less_than_is_set_aside_for_it(vocabulary: LlamaCppEndpoint) -> None:
@@ -123,7 +130,7 @@ async def test_a_template_adds_less_than_is_set_aside_for_it(vocabulary: LlamaCp
     server = await vocabulary._server()
     turns = (Message("user", ""), Message("assistant", "")) * 20
     requests = (Request(messages=some, arrived_at=0.0, request_id="r") for some in (turns[:1], turns))
-    one, many = [len(await server.prompt_ids(request, Prefix())) for request in requests]
+    one, many = [await length_of(server, request, Prefix()) for request in requests]
     roles = sum(len(turn.role) for turn in turns[1:])
     assert one <= TEMPLATE_TOKENS
     assert many - one - roles <= MESSAGE_TOKENS * (len(turns) - 1)
