@@ -46,7 +46,7 @@ from discostream.ledger.store import Ledger, default_ledger_path
 from discostream.session.conversations import Conversations
 from discostream.session.house import House, Surroundings
 from discostream.session.knowledge import Knowledge
-from discostream.session.pins import refuse_impossible_pins
+from discostream.session.pins import pinned_by_needs, refuse_impossible_pins
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Purse
@@ -255,13 +255,14 @@ class Disco:
 
         Raises:
             RequestRejected: A message holds half a character, as broken input does, and cannot be sent; or
-                its policy or its privacy cannot be had.
+                its policy, its privacy or what it needs of an endpoint cannot be had.
             NotConnected: Outside of `async with`.
         """
         _refuse_broken_text(request.messages)
         if self.settings.policy.private and not (request.policy == PROBE and request.endpoint):
             request = dataclasses.replace(request, private=True)
         refuse_impossible_pins(request, self.endpoints, self.settings.policy)
+        request = pinned_by_needs(request)
         tasks, ledger = self._connection.require_open()
         house = House(
             self.endpoints,

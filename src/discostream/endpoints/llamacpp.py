@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body
+from discostream.endpoints.body import Body, read_tail
 from discostream.endpoints.keys import api_key, redact
 from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
 from discostream.engine.shape import model_shape
@@ -29,6 +29,7 @@ from discostream.errors import ConfigError, EndpointError, EngineError, Phase
 from discostream.types import (
     Carrier,
     Event,
+    Feature,
     Finish,
     FinishReason,
     Kind,
@@ -38,6 +39,9 @@ from discostream.types import (
     Request,
     Sampling,
 )
+from discostream.wire.openai_answer import AnswerReader
+from discostream.wire.openai_request import messages_of, passed_fields, request_body
+from discostream.wire.openai_upstream import ChunkError
 from discostream.wire.sse import SseDecoder, SseError
 
 __all__ = ["LlamaCppEndpoint", "LlamaCppOptions"]
@@ -79,12 +83,16 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class LlamaCppEndpoint(Endpoint):
     """A llama.cpp server, which takes and gives token IDs and so continues an answer exactly.
 
+    Only what its own protocol has no words for goes by its OpenAI-compatible one: tools, schemas,
+    log-probabilities, pictures.
+
     Attributes:
         engine: The embedded engine, once it was started; `None` where `base_url` names a server.
     """
 
     Options = LlamaCppOptions
     neutral_options = frozenset({"api_key_env", "context_tokens", "read_timeout_s"})
+    usual_features = frozenset({Feature.TOOLS, Feature.JSON, Feature.LOGPROBS, Feature.COMPLETIONS})
 
     def __init__(self, settings: EndpointSettings, options: LlamaCppOptions) -> None:
         super().__init__(settings, options)
@@ -109,17 +117,23 @@ class LlamaCppEndpoint(Endpoint):
         """Stream the answer, with the IDs of all its tokens wherever llama.cpp lets them be known."""
         if not self._prepared:
             await self.prepare()
+        if lacking := request.needs - self.features:
+            what = f"its model is not able to do what is asked: {', '.join(sorted(lacking))}"
+            raise EndpointError(self.name, Phase.REFUSED, what, status=HTTPStatus.BAD_REQUEST)
         attempt = _Attempt(self.name, self._key)
         with attempt.blamed():
             server = await self._server()
-            prompt, written = await server.prompt_ids(request, prefix)
-            yield Prompt(len(prompt + written))
-            request = _within_limit(request, prefix, len(written))
-            if request.max_tokens == 0:
-                yield Finish(FinishReason.LENGTH, len(prompt + written), 0)
-                return
-            body = _completion_body(request, prompt + written)
-            async with aclosing(attempt.events(server, body)) as events:
+            if request.needs <= {Feature.COMPLETIONS}:
+                prompt, written = await server.prompt_ids(request, prefix)
+                yield Prompt(len(prompt + written))
+                request = _within_limit(request, prefix, len(written))
+                if request.max_tokens == 0:
+                    yield Finish(FinishReason.LENGTH, len(prompt + written), 0)
+                    return
+                stream = attempt.events(server, _completion_body(request, prompt + written))
+            else:
+                stream = attempt.openai_events(server, request, prefix)
+            async with aclosing(stream) as events:
                 async for event in events:
                     yield event
 
@@ -178,9 +192,8 @@ class LlamaCppEndpoint(Endpoint):
         return _Server(self.name, address, self._session, self.options.read_timeout_s)
 
     async def _learn(self, server: _Server) -> None:
-        if self.options.base_url:
-            with suppress(EndpointError, msgspec.DecodeError):  # servers may keep it to themselves
-                self.slots = (await server.props()).total_slots
+        with suppress(EndpointError, msgspec.DecodeError):  # servers may keep it to themselves
+            self._learn_abilities(await server.props())
         meta = None
         try:
             meta = await server.model_meta()
@@ -189,6 +202,12 @@ class LlamaCppEndpoint(Endpoint):
             if isinstance(error, EndpointError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise  # still loading; anything else is an old server, which works but takes only text
         await self._learn_energy(meta)
+
+    def _learn_abilities(self, props: _Props) -> None:
+        if self.options.base_url:
+            self.slots = props.total_slots
+        if self.settings.features is None:
+            self.features = props.features(self.usual_features)
 
     async def _learn_energy(self, meta: _ModelMeta | None) -> None:
         if self.kind is Kind.DEVICE:
@@ -301,6 +320,17 @@ class _Model(Struct):
 
 class _Props(Struct):
     total_slots: int
+    chat_template_caps: dict[str, Any] = {}
+    modalities: dict[str, Any] = {}
+
+    def features(self, usual: frozenset[Feature]) -> frozenset[Feature]:
+        """What it can do beyond text; a template without tools would leave them out in silence."""
+        told = {
+            Feature.TOOLS: self.chat_template_caps.get("supports_tools", Feature.TOOLS in usual),
+            Feature.IMAGES: self.modalities.get("vision"),
+            Feature.AUDIO: self.modalities.get("audio"),
+        }
+        return usual - told.keys() | {feature for feature, able in told.items() if able}
 
 
 class _Models(Struct):
@@ -317,11 +347,13 @@ class _Server:
     read_timeout_s: float
 
     async def prompt_ids(self, request: Request, prefix: Prefix) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The conversation in the model's chat template, and the answer so far."""
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        rendered = await self._ask("/apply-template", {"messages": messages}, _Rendered)
+        """The conversation in the model's chat template, or the raw prompt; and the answer so far."""
+        text = request.raw_prompt
+        if text is None:
+            body = {**passed_fields(request), "messages": messages_of(request.messages)}
+            text = (await self._ask("/apply-template", body, _Rendered)).prompt
         # /apply-template leaves out the BOS that the tokenizer is told to add, so that it is there once.
-        prompt = await self.tokenize(rendered.prompt, add_special=True, parse_special=True)
+        prompt = await self.tokenize(text, add_special=True, parse_special=True)
         if prefix.token_ids is not None:
             return prompt, prefix.token_ids
         return prompt, await self.inner_ids(prefix.text) if prefix.text else ()
@@ -362,13 +394,19 @@ class _Server:
 
     async def frames(self, body: dict[str, Any]) -> AsyncGenerator[_Frame, None]:
         """The events of `/completion`, the last of them with `stop` unless the stream broke."""
+        decoder = SseDecoder()
+        async with self.stream("/completion", body) as stream:
+            while data := await stream.read():
+                for event in decoder.feed(data):
+                    yield msgspec.json.decode(event, type=_Frame)
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Body]:
+        """The body of a streamed reply."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self.read_timeout_s)
-        async with self._open("/completion", body, timeout) as response:
-            decoder = SseDecoder()
+        async with self._open(path, body, timeout) as response:
             with Body(response) as stream:
-                while data := await stream.read():
-                    for event in decoder.feed(data):
-                        yield msgspec.json.decode(event, type=_Frame)
+                yield stream
 
     async def _ask(self, path: str, body: dict[str, Any] | None, reply: type[Reply]) -> Reply:
         async with self._open(path, body) as response:
@@ -423,6 +461,10 @@ class _Attempt:
         except (aiohttp.ClientError, OSError) as error:
             message = f"the connection broke: {error or type(error).__name__}"
             raise EndpointError(self.endpoint, self.phase, message) from error
+        except ChunkError as error:
+            raise EndpointError(
+                self.endpoint, self.phase, str(error), status=error.status, code=error.code
+            ) from error
         except (msgspec.DecodeError, UnicodeDecodeError, SseError) as error:
             message = f"sent what llama.cpp would not: {error}"
             raise EndpointError(self.endpoint, self.phase, message) from error
@@ -443,6 +485,21 @@ class _Attempt:
                     yield frame.finish()
                     return
         raise EndpointError(self.endpoint, self.phase, "the stream ended before the answer did")
+
+    async def openai_events(
+        self, server: _Server, request: Request, prefix: Prefix
+    ) -> AsyncGenerator[Event, None]:
+        """What the server says by OpenAI's protocol."""
+        self.phase = Phase.PREFILL
+        path = "/v1/chat/completions" if request.raw_prompt is None else "/v1/completions"
+        answer = AnswerReader()
+        async with server.stream(path, _openai_body(request, prefix)) as stream:
+            while answer.finish_reason is None:
+                for event in answer.feed(await stream.read()):
+                    self.phase = answer.phase
+                    yield event
+            await read_tail(stream, answer)
+        yield answer.finish()
 
     async def _piece(self, server: _Server, frame: _Frame) -> Piece:
         tokens = max(frame.tokens_predicted - self.predicted, len(frame.tokens), 1)
@@ -489,6 +546,7 @@ def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any
         name: value for name in Sampling.__slots__ if (value := getattr(request.sampling, name)) is not None
     }
     return {
+        **passed_fields(request),
         "prompt": prompt,
         "stream": True,
         "return_tokens": True,
@@ -499,6 +557,12 @@ def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any
         "response_fields": FINAL_FIELDS,
         **sampling,
     }
+
+
+def _openai_body(request: Request, prefix: Prefix) -> dict[str, Any]:
+    """What OpenAI's protocol is asked for; progress for the reason that `_completion_body` gives."""
+    counts = {"stream_options": {"include_usage": True}, "return_progress": True, "cache_prompt": True}
+    return {**request_body(request, prefix), **counts}
 
 
 def _error_in(body: bytes) -> _Error:

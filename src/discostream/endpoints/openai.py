@@ -1,12 +1,12 @@
-"""Any server with an OpenAI-compatible `/chat/completions`."""
+"""Any server with an OpenAI-compatible `/chat/completions`, or `/completions`."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import aiohttp
 import anyio
@@ -16,21 +16,18 @@ from yarl import URL
 
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body
+from discostream.endpoints.body import Body, read_tail
 from discostream.endpoints.dialects import CONTINUATIONS, ContinuationName
 from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
-from discostream.types import Carrier, Event, Prefix, Request
+from discostream.types import Carrier, Event, Feature, Prefix, Request
 from discostream.wire.openai_answer import AnswerReader
+from discostream.wire.openai_request import request_body
 from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED, ChunkError, decode_error
 from discostream.wire.sse import SseError
 
 __all__ = ["OpenAIEndpoint"]
 
-TAIL_S = 2.0
-"""How long a finished answer waits for its token counts before it counts as over."""
-REUSE_S = 0.05
-"""How long it then waits for the response's end, without which the connection cannot be used again."""
 MAX_ERROR_BYTES = 16_384
 ERROR_BODY_S = 5.0
 KEEP_CONNECTION_S = 4.0
@@ -66,15 +63,16 @@ class OpenAIOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class OpenAIEndpoint(Endpoint):
-    """Streams from a server that speaks OpenAI's chat completions."""
+    """Streams from a server that speaks OpenAI's chat completions, and raw ones where that is declared."""
 
     Options = OpenAIOptions
     neutral_options = frozenset(OpenAIOptions.__struct_fields__) - {"base_url"}
+    usual_features = frozenset({Feature.TOOLS, Feature.JSON, Feature.LOGPROBS})
 
     def __init__(self, settings: EndpointSettings, options: OpenAIOptions) -> None:
         super().__init__(settings, options)
         self._options = options
-        self._url = _chat_url(settings.name, options.base_url)
+        self._url = _base_url(settings.name, options.base_url)
         self._key = api_key(settings.name, options.api_key_env)
         self._continuation = CONTINUATIONS[options.continuation]
         self._session: aiohttp.ClientSession | None = None
@@ -83,19 +81,22 @@ class OpenAIEndpoint(Endpoint):
 
     async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
         """Stream the answer; closing the generator closes the connection. See `Endpoint.generate`."""
-        # Templates trim an assistant message, and some servers refuse one that ends in whitespace.
-        sent = prefix.text.rstrip()
-        echo = sent if self._options.repeats_prefix else ""
-        answer = AnswerReader(echo, blank=prefix.text[len(sent) :])
+        if request.raw_prompt is not None:
+            url, sent, answer = self._url / "completions", prefix, AnswerReader()
+        else:
+            url, sent = self._url / "chat/completions", _trimmed(prefix)
+            echo = sent.text if self._options.repeats_prefix else ""
+            answer = AnswerReader(echo, blank=prefix.text[len(sent.text) :])
+        continuing = bool(sent.text) and request.raw_prompt is None
         data = io.BytesIO(self._body(request, sent))
         try:
-            async with self._client().post(self._url, data=data, allow_redirects=False) as response:
+            async with self._client().post(url, data=data, allow_redirects=False) as response:
                 with Body(response) as body:
-                    await self._refuse_all_but_streams(response, body, continuing=bool(sent))
+                    await self._refuse_all_but_streams(response, body, continuing=continuing)
                     while answer.finish_reason is None:
                         for event in answer.feed(await body.read()):
                             yield event
-                    await _read_tail(body, answer)
+                    await read_tail(body, answer)
         except _FOREIGN as error:
             raise self._translated(error, answer.phase) from error
         yield answer.finish()
@@ -128,19 +129,19 @@ class OpenAIEndpoint(Endpoint):
         }
         return headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
 
-    def _body(self, request: Request, sent: str) -> bytes:
-        messages: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content} for message in request.messages
-        ]
-        body: dict[str, Any] = {"model": self.settings.model, "messages": messages, "stream": True}
+    def _body(self, request: Request, sent: Prefix) -> bytes:
+        body = request_body(
+            request,
+            sent,
+            unfinished=self._continuation.message,
+            max_tokens_field=self._options.max_tokens_field if request.raw_prompt is None else "max_tokens",
+        )
+        body["model"] = self.settings.model
         if self._options.include_usage:
             body["stream_options"] = {"include_usage": True}
-        if sent:
-            messages.append({"role": "assistant", "content": sent, **self._continuation.message})
+        if sent.text and request.raw_prompt is None:
             body |= self._continuation.body
-        wishes = {self._options.max_tokens_field: request.max_tokens, "stop": request.stop or None}
-        wishes |= asdict(request.sampling)
-        return msgspec.json.encode(body | {name: wish for name, wish in wishes.items() if wish is not None})
+        return msgspec.json.encode(body)
 
     async def _refuse_all_but_streams(
         self, response: aiohttp.ClientResponse, body: Body, *, continuing: bool
@@ -185,15 +186,6 @@ class OpenAIEndpoint(Endpoint):
         return EndpointError(self.name, phase, redact(message, self._key), status=status, code=code)
 
 
-async def _read_tail(body: Body, answer: AnswerReader) -> None:
-    """Collect the token counts behind the finish."""
-    with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
-        while not answer.over:
-            list(answer.feed(await body.read()))
-    with anyio.move_on_after(REUSE_S), suppress(aiohttp.ClientError):
-        await body.read()
-
-
 async def _beginning(body: Body) -> bytes:
     """The first bytes of an error's body, as many as come soon."""
     said = bytearray()
@@ -203,7 +195,12 @@ async def _beginning(body: Body) -> bytes:
     return bytes(said[:MAX_ERROR_BYTES])
 
 
-def _chat_url(endpoint: str, base_url: str) -> URL:
+def _trimmed(prefix: Prefix) -> Prefix:
+    """Without blanks at its end: templates trim them, and some servers refuse a message that has any."""
+    return replace(prefix, text=prefix.text.rstrip())
+
+
+def _base_url(endpoint: str, base_url: str) -> URL:
     shown = "…" if set(base_url) & set("@?#") else base_url
     where = f"endpoint {endpoint!r}: base_url = {shown!r}"
     try:
@@ -214,6 +211,6 @@ def _chat_url(endpoint: str, base_url: str) -> URL:
         raise ConfigError(f"{where}: must hold no user, key or query; a key comes from api_key_env")
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"{where}: must start with http:// or https:// and name a host")
-    if url.path.rstrip("/").endswith("/chat/completions"):
+    if url.path.rstrip("/").endswith("/completions"):
         raise ConfigError(f"{where}: leave out /chat/completions; it is added to every request")
-    return url / "chat/completions"
+    return url

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from discostream.core.seam import EchoFilter
 from discostream.errors import Phase
-from discostream.types import Event, Finish, FinishReason, Piece, Prompt
+from discostream.types import Event, Extra, Finish, FinishReason, Piece, Prompt
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_chunk
 from discostream.wire.sse import SseDecoder, SseError
 
@@ -79,10 +79,16 @@ class AnswerReader:
                 yield Prompt(chunk.usage.prompt_tokens)
             self._usage = chunk.usage.filled_from(self._usage)
         text = self._without_repeats(chunk)
-        if text and self.finish_reason is None:
-            self.phase = Phase.DECODE
-            yield Piece(text, max(1, round(len(text) / CHARS_PER_TOKEN)))
+        if self.finish_reason is None and (text or chunk.extra is not None):
+            yield self._piece(text, chunk.extra)
         self.finish_reason = self.finish_reason or chunk.finish_reason
+
+    def _piece(self, text: str, extra: Extra | None) -> Piece:
+        chars = len(text) if extra is None else len(text) + _chars(extra)
+        piece = Piece(text, max(1, round(chars / CHARS_PER_TOKEN)), None, extra)
+        if piece.is_content:
+            self.phase = Phase.DECODE
+        return piece
 
     def _without_repeats(self, chunk: UpstreamChunk) -> str:
         text = self._echo.feed(chunk.content)
@@ -93,3 +99,14 @@ class AnswerReader:
         if text:
             self._blank = ""
         return text
+
+
+def _chars(extra: Extra) -> int:
+    """How many characters a model wrote that are no text: what it thought, and what it calls tools with."""
+    chars = len(extra.reasoning)
+    calls = extra.delta.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        match call:
+            case {"function": {"arguments": str(arguments)}}:
+                chars += len(arguments)
+    return chars
