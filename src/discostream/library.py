@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -52,12 +52,13 @@ from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Purse
 from discostream.session.run import run
 from discostream.types import PROBE, Delivered, Kind, Message, Outcome, Request, Sampling
+from discostream.wire.openai_schema import MAPPED_FIELDS, chat_message, needs_of, passed_on
 
 __all__ = ["READY", "Answer", "Disco", "connect"]
 
 log = logging.getLogger(__name__)
 
-Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
+Messages: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
 
 STARTING, READY, FAILED = "starting", "ready", "failed"
 """How an endpoint stands; why one has failed is in the log, and in the next request's error."""
@@ -199,6 +200,7 @@ class Disco:
         seed: int | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
+        extra_body: Mapping[str, Any] | None = None,
         policy: str | None = None,
         private: bool = False,
         migrate: bool = True,
@@ -207,7 +209,8 @@ class Disco:
         """Start answering a conversation; iterate over what comes back.
 
         Args:
-            messages: A prompt, or a chat's turns as `Message`s or `{"role", "content"}` mappings.
+            messages: A prompt, or a chat's turns as `Message`s or mappings as OpenAI's API has them, with
+                pictures, tool calls and their results.
             max_tokens: The most tokens the answer may have.
             stop: Strings that end the answer.
             temperature: As OpenAI defines it; so are the ones below.
@@ -215,6 +218,7 @@ class Disco:
             seed: Holds on one endpoint only.
             presence_penalty: Against words that occurred.
             frequency_penalty: Against words by how often they occurred.
+            extra_body: Whatever else OpenAI's API or an endpoint understands, such as `{"tools": […]}`.
             policy: The policy to plan this request by; the settings' own when left out.
             private: Whether it must never leave the device.
             migrate: Whether the answer may move to save cost.
@@ -222,7 +226,8 @@ class Disco:
 
         Raises:
             RequestRejected: There is no message, one is not a message or not Unicode, `max_tokens` is not
-                positive, or what is asked of the policy or of privacy cannot be had.
+                positive, `extra_body` repeats an argument, or what is asked of the policy, of privacy or of
+                endpoints cannot be had.
             NotConnected: Outside of `async with`.
         """
         if max_tokens is not None and max_tokens < 1:
@@ -235,14 +240,17 @@ class Disco:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
         )
+        turns, fields = _as_messages(messages), _as_fields(extra_body or {})
         return self.submit(
             Request(
-                messages=_as_messages(messages),
+                messages=turns,
                 arrived_at=anyio.current_time(),
                 request_id=uuid.uuid4().hex,
                 max_tokens=max_tokens,
                 stop=stops,
                 sampling=sampling,
+                needs=needs_of(turns, fields),
+                fields=fields,
                 migrate=migrate,
                 rescue=rescue,
                 policy=policy,
@@ -455,16 +463,27 @@ def _refuse_broken_text(messages: Sequence[Message]) -> None:
         raise RequestRejected("messages: hold text that is not valid Unicode", param="messages") from None
 
 
+def _as_fields(extra_body: Mapping[str, Any]) -> dict[str, bytes]:
+    for name in extra_body:
+        if name in MAPPED_FIELDS:
+            raise RequestRejected(
+                f"extra_body: {name!r} does not belong there; `stream` has its own arguments", param=name
+            )
+    return passed_on(extra_body)
+
+
 def _as_messages(messages: Messages) -> tuple[Message, ...]:
     if isinstance(messages, str):
         return (Message("user", messages),)
     if not messages:
         raise RequestRejected("messages: there must be at least one", param="messages")
-    return tuple(message if isinstance(message, Message) else _as_message(message) for message in messages)
+    return tuple(
+        message if isinstance(message, Message) else _as_message(message, f"messages[{index}]")
+        for index, message in enumerate(messages)
+    )
 
 
-def _as_message(message: object) -> Message:
-    match message:
-        case {"role": str(role), "content": str(content)}:
-            return Message(role, content)
-    raise RequestRejected('messages: each must be {"role": text, "content": text}', param="messages")
+def _as_message(message: object, where: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise RequestRejected(f'{where}: must be {{"role": text, "content": text}}', param=where)
+    return chat_message(message, where)

@@ -119,8 +119,9 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """What goes over the wire, one write at a time."""
     chunks = chunk_encoder(call, int(time.time()))
-    opening = chunks.opening()
-    yield (data_event(opening) if opening else b"") + (data_event(chunks.piece(first)) if first else b"")
+    opening = [chunk for chunk in (chunks.opening(), chunks.piece(first) if first else b"") if chunk]
+    if opening:
+        yield b"".join(map(data_event, opening))
     try:
         while True:
             event = comment("keep-alive")

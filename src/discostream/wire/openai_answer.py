@@ -79,13 +79,15 @@ class AnswerReader:
                 yield Prompt(chunk.usage.prompt_tokens)
             self._usage = chunk.usage.filled_from(self._usage)
         text = self._without_repeats(chunk)
-        if self.finish_reason is None and (text or chunk.extra is not None):
-            yield self._piece(text, chunk.extra)
+        if self.finish_reason is None and chunk.extra is not None:
+            yield self._beyond_text(text, chunk.extra)
+        elif self.finish_reason is None and text:
+            self.phase = Phase.DECODE
+            yield Piece(text, _tokens(len(text)))
         self.finish_reason = self.finish_reason or chunk.finish_reason
 
-    def _piece(self, text: str, extra: Extra | None) -> Piece:
-        chars = len(text) if extra is None else len(text) + _chars(extra)
-        piece = Piece(text, max(1, round(chars / CHARS_PER_TOKEN)), None, extra)
+    def _beyond_text(self, text: str, extra: Extra) -> Piece:
+        piece = Piece(text, _tokens(len(text) + _chars(extra)), extra=extra)
         if piece.is_content:
             self.phase = Phase.DECODE
         return piece
@@ -99,6 +101,10 @@ class AnswerReader:
         if text:
             self._blank = ""
         return text
+
+
+def _tokens(chars: int) -> int:
+    return max(1, round(chars / CHARS_PER_TOKEN))
 
 
 def _chars(extra: Extra) -> int:

@@ -14,6 +14,7 @@ from discostream.types import Feature, Message, Request, Sampling
 
 __all__ = [
     "DEFAULT_MODEL",
+    "MAPPED_FIELDS",
     "Call",
     "chat_message",
     "decode_chat_request",
@@ -167,7 +168,9 @@ _TOLD = msgspec.json.Decoder(_Told)
 _ANY = msgspec.json.Decoder()
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _MESSAGES = msgspec.json.Decoder(list[dict[str, Raw]])
-_MAPPED = frozenset({*_ChatBody.__struct_fields__, "prompt"})
+
+MAPPED_FIELDS = frozenset({*_ChatBody.__struct_fields__, "prompt"})
+"""What is understood here, and so never passed on as it is."""
 
 
 def decode_chat_request(body: bytes, *, arrived_at: float, request_id: str) -> Call:
@@ -227,7 +230,7 @@ def passed_on(fields: Mapping[str, Any], refused: Iterable[str] = ("n",)) -> dic
     """
     passed = {}
     for name, field in fields.items():
-        if name in _MAPPED or name in _OPENAIS_OWN:
+        if name in MAPPED_FIELDS or name in _OPENAIS_OWN:
             continue
         raw = bytes(field) if isinstance(field, Raw) else _encoded(field, name)
         value = _decode(raw, _ANY, name)
