@@ -195,6 +195,22 @@ async def test_what_is_no_chat_is_rejected(messages, tmp_path):
             disco.stream("hi", max_tokens=0)
 
 
+async def test_extra_fields_and_messages_are_openais(tmp_path):
+    """What the API has beyond the arguments comes as a mapping; what has an argument is refused there."""
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    asked = {"role": "user", "content": "hi"}
+    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    told = {"role": "tool", "tool_call_id": "1", "content": "rain"}
+    async with connect(pair(tmp_path, tool_calls=({"name": "weather"},))) as disco:
+        answer = disco.stream([asked], extra_body={"tools": tools})
+        assert [piece.extra.delta for piece in [piece async for piece in answer] if piece.extra]
+        assert (answer.outcome.finish_reason, answer.outcome.stayed) == ("tool_calls", "it uses tools")
+        answer = disco.stream([asked, called, told], extra_body={"tools": tools})
+        assert "".join([piece.text async for piece in answer])
+        with pytest.raises(RequestRejected, match="extra_body: 'temperature' does not belong there"):
+            disco.stream("hi", extra_body={"temperature": 1})
+
+
 async def test_stop_may_be_one_string(tmp_path):
     """A stop string is one string, not its letters."""
     async with connect(pair(tmp_path)) as disco, disco.stream("hi", stop="END") as answer:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         RequestRejected,
     )
     from discostream.library import Answer, Disco, connect
-    from discostream.types import Delivered, Kind, Message, Outcome
+    from discostream.types import Delivered, Extra, Kind, Message, Outcome
 
 __all__ = [
     "AllEndpointsFailed",
@@ -31,6 +31,7 @@ __all__ = [
     "DownloadError",
     "EndpointError",
     "EngineError",
+    "Extra",
     "Kind",
     "Message",
     "Outcome",
@@ -46,7 +47,7 @@ _HOMES = {
         name for name in __all__ if name.endswith(("Error", "Failed", "Rejected", "Spent"))
     ),
     "discostream.library": ("Answer", "Disco", "connect"),
-    "discostream.types": ("Delivered", "Kind", "Message", "Outcome"),
+    "discostream.types": ("Delivered", "Extra", "Kind", "Message", "Outcome"),
 }
 
 

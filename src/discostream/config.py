@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from discostream.checks import refuse_contradictions
 from discostream.errors import ConfigError
-from discostream.types import Kind
+from discostream.types import Feature, Kind
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -64,6 +64,7 @@ class EndpointSettings(_Table, frozen=True):
         priced_as: The model name to look prices up under, when it is not `model`.
         cancel_stops_billing: Whether closing the stream ends the bill; yes when absent, unless the dialect or
             its preset knows better.
+        features: What it can do beyond text; the dialect's usual abilities when absent.
         prefill_joules_per_token: Measured energy; computed from the model's shape when absent.
         decode_joules_per_token: Likewise.
         options: The keys that only this dialect knows.
@@ -77,6 +78,7 @@ class EndpointSettings(_Table, frozen=True):
     completion_usd_per_mtok: NotNegative | None = None
     priced_as: str = ""
     cancel_stops_billing: bool | None = None
+    features: tuple[Feature, ...] | None = None
     prefill_joules_per_token: NotNegative | None = None
     decode_joules_per_token: NotNegative | None = None
     options: dict[str, Any] = {}
@@ -387,7 +389,8 @@ def _choices(path: str) -> str:
     """The values of a setting that takes only some, in words; empty for any other setting."""
     table, _, name = re.sub(r"\[\d+\]", "", path).rpartition(".")
     hint = get_type_hints(_table_called(table)).get(name)
-    for option in (hint, *get_args(hint)):  # the arguments are those of `… | None`
+    # Arguments are those of `… | None`, and theirs those of a tuple.
+    for option in (hint, *(each for part in get_args(hint) for each in (part, *get_args(part)))):
         if get_origin(option) is Literal:
             return ", ".join(get_args(option))
         if isinstance(option, type) and issubclass(option, StrEnum):

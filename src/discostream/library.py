@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -49,18 +49,19 @@ from discostream.session.embeddings import embedder_named
 from discostream.session.house import House, Surroundings
 from discostream.session.knowledge import Knowledge
 from discostream.session.models import choice_of, refuse_taken_names
-from discostream.session.pins import refuse_impossible_pins
+from discostream.session.pins import pinned_by_needs, refuse_impossible_pins
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Purse
 from discostream.session.run import run
 from discostream.types import PROBE, Delivered, Kind, Message, Outcome, Request, Sampling
+from discostream.wire.openai_schema import MAPPED_FIELDS, chat_message, needs_of, passed_on
 
 __all__ = ["READY", "Answer", "Disco", "connect"]
 
 log = logging.getLogger(__name__)
 
-Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
+Messages: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
 
 STARTING, READY, FAILED = "starting", "ready", "failed"
 """How an endpoint stands; why one has failed is in the log, and in the next request's error."""
@@ -204,6 +205,7 @@ class Disco:
         seed: int | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
+        extra_body: Mapping[str, Any] | None = None,
         policy: str | None = None,
         private: bool = False,
         migrate: bool = True,
@@ -212,7 +214,8 @@ class Disco:
         """Start answering a conversation; iterate over what comes back.
 
         Args:
-            messages: A prompt, or a chat's turns as `Message`s or `{"role", "content"}` mappings.
+            messages: A prompt, or a chat's turns as `Message`s or mappings as OpenAI's API has them, with
+                pictures, tool calls and their results.
             model: Who answers: `disco` leaves that to the policy, `disco-private` never leaves the device,
                 `disco-fast` starts everybody at once, `disco-cheap` whoever costs least; the name of an
                 endpoint, or of its model, is that one alone.
@@ -223,6 +226,7 @@ class Disco:
             seed: Holds on one endpoint only.
             presence_penalty: Against words that occurred.
             frequency_penalty: Against words by how often they occurred.
+            extra_body: Whatever else OpenAI's API or an endpoint understands, such as `{"tools": […]}`.
             policy: The policy to plan this request by; the model's or the settings' own when left out.
             private: Whether it must never leave the device.
             migrate: Whether the answer may move to save cost.
@@ -230,8 +234,8 @@ class Disco:
 
         Raises:
             RequestRejected: There is no message, one is not a message or not Unicode, there is no such
-                model, `max_tokens` is not positive, or what is asked of the policy or of privacy cannot
-                be had.
+                model, `max_tokens` is not positive, `extra_body` repeats an argument, or what is asked of
+                the policy, of privacy or of endpoints cannot be had.
             NotConnected: Outside of `async with`.
         """
         if max_tokens is not None and max_tokens < 1:
@@ -244,13 +248,16 @@ class Disco:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
         )
+        turns, fields = _as_messages(messages), _as_fields(extra_body or {})
         request = Request(
-            messages=_as_messages(messages),
+            messages=turns,
             arrived_at=anyio.current_time(),
             request_id=uuid.uuid4().hex,
             max_tokens=max_tokens,
             stop=stops,
             sampling=sampling,
+            needs=needs_of(turns, fields),
+            fields=fields,
             migrate=migrate,
             rescue=rescue,
             policy=policy,
@@ -263,13 +270,14 @@ class Disco:
 
         Raises:
             RequestRejected: A message holds half a character, as broken input does, and cannot be sent; or
-                its policy or its privacy cannot be had.
+                its policy, its privacy or what it needs of an endpoint cannot be had.
             NotConnected: Outside of `async with`.
         """
         _refuse_broken_text(request.messages)
         if self.settings.policy.private and not (request.policy == PROBE and request.endpoint):
             request = dataclasses.replace(request, private=True)
         refuse_impossible_pins(request, self.endpoints, self.settings.policy)
+        request = pinned_by_needs(request)
         tasks, ledger = self._connection.require_open()
         house = House(
             self.endpoints,
@@ -488,16 +496,27 @@ def _refuse_broken_text(messages: Sequence[Message]) -> None:
         raise RequestRejected("messages: hold text that is not valid Unicode", param="messages") from None
 
 
+def _as_fields(extra_body: Mapping[str, Any]) -> dict[str, bytes]:
+    for name in extra_body:
+        if name in MAPPED_FIELDS:
+            raise RequestRejected(
+                f"extra_body: {name!r} does not belong there; `stream` has its own arguments", param=name
+            )
+    return passed_on(extra_body)
+
+
 def _as_messages(messages: Messages) -> tuple[Message, ...]:
     if isinstance(messages, str):
         return (Message("user", messages),)
     if not messages:
         raise RequestRejected("messages: there must be at least one", param="messages")
-    return tuple(message if isinstance(message, Message) else _as_message(message) for message in messages)
+    return tuple(
+        message if isinstance(message, Message) else _as_message(message, f"messages[{index}]")
+        for index, message in enumerate(messages)
+    )
 
 
-def _as_message(message: object) -> Message:
-    match message:
-        case {"role": str(role), "content": str(content)}:
-            return Message(role, content)
-    raise RequestRejected('messages: each must be {"role": text, "content": text}', param="messages")
+def _as_message(message: object, where: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise RequestRejected(f'{where}: must be {{"role": text, "content": text}}', param=where)
+    return chat_message(message, where)

@@ -17,6 +17,8 @@ __all__ = [
     "Carrier",
     "Delivered",
     "Event",
+    "Extra",
+    "Feature",
     "Finish",
     "FinishReason",
     "Kind",
@@ -36,6 +38,8 @@ __all__ = [
 PROBE = "probe"
 """The policy under which requests are recorded that only measured an endpoint."""
 
+_TOOLS = ("tools", "functions")
+
 
 class Kind(StrEnum):
     """Where an endpoint runs, which decides what it costs: joules or dollars."""
@@ -50,6 +54,21 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     CONTENT_FILTER = "content_filter"
+    TOOL_CALLS = "tool_calls"
+    FUNCTION_CALL = "function_call"
+
+
+class Feature(StrEnum):
+    """What a request may need of an endpoint beyond text in and text out."""
+
+    TOOLS = "tools"
+    JSON = "json"
+    """An answer that keeps to a schema or a grammar."""
+    LOGPROBS = "logprobs"
+    IMAGES = "images"
+    AUDIO = "audio"
+    COMPLETIONS = "completions"
+    """A prompt that is continued as it stands, without a chat template."""
 
 
 class Carrier(StrEnum):
@@ -79,10 +98,17 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat."""
+    """One turn of a chat.
+
+    Attributes:
+        role: Who speaks.
+        content: The text of it, by which lengths are estimated.
+        raw: Its JSON as the client wrote it, where role and text do not say all of it.
+    """
 
     role: str
     content: str
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +124,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One chat completion, as every endpoint understands it.
+    """One completion, as every endpoint understands it.
 
     Attributes:
-        messages: The conversation; at least one message.
+        messages: The conversation, at least one message; or a raw prompt, alone.
         arrived_at: When it arrived (monotonic seconds).
         request_id: Our name for it, in logs, ledger and headers.
         max_tokens: The most tokens the answer may have; `None` leaves it to the endpoint.
         stop: Strings that end the answer.
         sampling: How tokens are drawn.
+        needs: What an endpoint must be able to do to be asked at all.
+        fields: What else the client asked for, as JSON by the name that OpenAI's API has for it.
         pinned: Why this answer must stay on the endpoint that starts it; `None` when it may move.
         migrate: Whether it may move for cost.
         rescue: Whether another endpoint may go on with it when its stream breaks or falls silent.
@@ -121,6 +149,8 @@ class Request:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    needs: frozenset[Feature] = frozenset()
+    fields: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     pinned: str | None = None
     migrate: bool = True
     rescue: bool = True
@@ -129,9 +159,20 @@ class Request:
     private: bool = False
 
     @property
+    def raw_prompt(self) -> str | None:
+        """The prompt that is to be continued as it stands; `None` for a chat."""
+        return self.messages[0].content if Feature.COMPLETIONS in self.needs else None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """All that an endpoint reads: the tools that templates put first, then the messages."""
+        tools = (Message(name, self.fields[name].decode()) for name in _TOOLS if name in self.fields)
+        return (*tools, *self.messages) if self.fields else self.messages
+
+    @property
     def prompt_chars(self) -> int:
-        """Characters of all messages together."""
-        return sum(len(message.content) for message in self.messages)
+        """Characters of all that an endpoint reads."""
+        return sum(len(turn.content) for turn in self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +210,50 @@ class Prompt:
     opens_thought: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extra:
+    """What came along with a piece's text, or in place of it.
+
+    Attributes:
+        reasoning: What a model thinks before it answers, where the endpoint tells it apart from the answer.
+        delta: Further members of a chunk's `delta`, as OpenAI's API spells them: `tool_calls`, `audio`, ...
+        logprobs: The `logprobs` of the choice, likewise.
+    """
+
+    reasoning: str = ""
+    delta: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: Mapping[str, Any] | None = None
+
+    @property
+    def is_beyond_text(self) -> bool:
+        """Whether it is a part of the answer that text cannot say."""
+        return not _BEYOND_TEXT.isdisjoint(self.delta)
+
+
+_BEYOND_TEXT = frozenset({"tool_calls", "function_call", "audio"})
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that arrived together.
+    """What arrived together: text, as a rule.
 
     Attributes:
         text: Whole characters, never a part of one. Empty while an endpoint holds characters back.
         tokens: How many tokens it stands for (an estimate where the endpoint does not say).
         token_ids: Their IDs, where the endpoint gives them.
+        extra: What came beside text, if anything did.
     """
 
     text: str
     tokens: int = 1
     token_ids: tuple[int, ...] | None = None
+    extra: Extra | None = None
+
+    @property
+    def is_content(self) -> bool:
+        """Whether it brings any of the answer, and not only a remark on it."""
+        extra = self.extra
+        return bool(self.text or (extra is not None and (extra.reasoning or extra.is_beyond_text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,16 +282,18 @@ class Delivered:
     """A piece as it left us: its text, who made it, and when.
 
     Attributes:
-        text: Never empty.
+        text: Empty only where there is an `extra`.
         tokens: How many tokens it stands for.
         endpoint: The endpoint that generated it.
         at_s: Seconds after the request's arrival.
+        extra: What came beside text, if anything did: reasoning, tool calls, log-probabilities.
     """
 
     text: str
     tokens: int
     endpoint: str
     at_s: float
+    extra: Extra | None = None
 
 
 @dataclass(frozen=True, slots=True)

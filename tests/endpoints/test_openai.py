@@ -158,8 +158,8 @@ async def failure_of(script: Script, **options: Any) -> tuple[list[Event], Endpo
 
 
 async def test_an_answer_streams_to_its_counts() -> None:
-    """Role preludes and reasoning are no pieces; counts that follow the finish reason are in the finish."""
-    prelude = data_event(b'{"choices":[{"delta":{"role":"assistant","reasoning":"hm"}}]}')
+    """Role preludes are no pieces; counts that follow the finish reason are in the finish."""
+    prelude = data_event(b'{"choices":[{"delta":{"role":"assistant","reasoning":null,"content":""}}]}')
     parts = (b": ping\n\n", prelude, chunk("Hel"), chunk("lo"), chunk(finish="length"), usage(5, 2), DONE)
     async with upstream(streams(*parts)) as server, endpoint(server.base_url) as made:
         assert await everything(made) == [Piece("Hel"), Piece("lo"), Finish(FinishReason.LENGTH, 5, 2)]
@@ -448,7 +448,7 @@ async def test_a_finished_answer_does_not_wait_for_a_server_that_hangs_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that never closes after the finish reason holds the finish up only briefly."""
-    monkeypatch.setattr("discostream.endpoints.http.TAIL_S", 0.1)
+    monkeypatch.setattr("discostream.endpoints.body.TAIL_S", 0.1)
     async with upstream(streams(chunk("Hi", "stop"), 30.0)) as server, endpoint(server.base_url) as made:
         with anyio.fail_after(5):
             assert (await everything(made))[-1] == Finish(FinishReason.STOP)

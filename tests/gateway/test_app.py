@@ -306,7 +306,7 @@ async def test_a_stopping_gateway_ends_streams_with_an_error(serving: Serving) -
     [
         ("oops", None, "expected `object`, got `str`"),
         ({"messages": []}, "messages", "at least one message"),
-        ({"messages": MESSAGES, "n": 3}, "n", "not supported by this version"),
+        ({"messages": MESSAGES, "n": 3}, "n", "`n` is not supported"),
         ({"messages": MESSAGES, "max_tokens": -1}, "max_tokens", ">= 1"),
     ],
 )

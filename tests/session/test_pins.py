@@ -12,8 +12,8 @@ from discostream import library
 from discostream.config import PolicySettings, Settings, settings_from
 from discostream.errors import AllEndpointsFailed, ConfigError, NotConnected, RequestRejected
 from discostream.library import connect
-from discostream.session.pins import kept_private
-from discostream.types import Plan, Start
+from discostream.session.pins import narrowed
+from discostream.types import Kind, Plan, Start
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ def test_a_private_plan_is_the_same_without_servers(planned, kept):
     """Devices keep their offsets; where the plan has none, all of them stand by, and the first starts."""
     endpoints = {endpoint.name: endpoint for endpoint in (device(), server(), device("tablet"))}
     plan = Plan("any", tuple(Start(*start) for start in planned.items()))
-    private = kept_private(plan, endpoints)
+    private = narrowed(plan, [name for name, endpoint in endpoints.items() if endpoint.kind is Kind.DEVICE])
     assert {start.endpoint: start.offset_s for start in private.starts} == kept
     assert private.policy == "any"
 

@@ -9,29 +9,34 @@ from discostream.errors import RequestRejected
 from discostream.types import (
     Attempt,
     AttemptOutcome,
+    Delivered,
+    Extra,
+    Feature,
     FinishReason,
     Kind,
     Message,
     Outcome,
     Sampling,
 )
+from discostream.wire.openai_reply import ChunkEncoder, TextChunkEncoder, encode_answer
 from discostream.wire.openai_schema import (
-    ChatCall,
-    ChunkEncoder,
+    Call,
+    chat_message,
     decode_chat_request,
-    encode_completion,
+    decode_completion_request,
     encode_error,
     encode_models,
+    passed_on,
 )
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-def decode(**fields: Any) -> ChatCall:
+def decode(**fields: Any) -> Call:
     return decode_bytes(json.dumps({"model": "disco", "messages": HELLO, **fields}).encode())
 
 
-def decode_bytes(body: bytes) -> ChatCall:
+def decode_bytes(body: bytes) -> Call:
     return decode_chat_request(body, arrived_at=7.5, request_id="r1")
 
 
@@ -40,6 +45,10 @@ def rejected(**fields: Any) -> RequestRejected:
         decode(**fields)
     assert caught.value.status == 400
     return caught.value
+
+
+def said(text: str = "", **extra: Any) -> Delivered:
+    return Delivered(text, 1, "laptop", 0.2, Extra(**extra) if extra else None)
 
 
 def settled(reason: FinishReason = FinishReason.STOP) -> Outcome:
@@ -127,43 +136,126 @@ def test_text_parts_are_joined() -> None:
     assert call.request.messages == (Message("system", "Be brief."), Message("user", "one\ntwo"))
 
 
-def test_harmless_extras_are_ignored() -> None:
-    """What does not change the answer, and what says the default, is accepted."""
+def test_what_asks_for_nothing_is_left_out() -> None:
+    """Fields for OpenAI's own service, and values that some servers refuse although they say nothing."""
     call = decode(
         user="u",
         metadata={"a": "b"},
         store=True,
+        service_tier="flex",
         tools=[],
         tool_choice="auto",
         n=1,
         logprobs=False,
         response_format={"type": "text"},
         logit_bias={},
-        unheard_of={"deep": [1]},
+        unheard_of=None,
     )
     assert call == decode()
 
 
+def test_everything_else_is_passed_on_as_it_was_written() -> None:
+    """Fields that are not understood here keep their very JSON, and need nothing of an endpoint."""
+    body = b'{"messages":[{"role":"user","content":"x"}],"top_k":5,"unheard_of":{"deep":[1.50, 1e2]}}'
+    request = decode_bytes(body).request
+    assert request.fields == {"top_k": b"5", "unheard_of": b'{"deep":[1.50, 1e2]}'}
+    assert (request.needs, request.pinned, request.messages[0].raw) == (frozenset(), None, None)
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("fields", "need"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("functions", [{}]),
-        ("response_format", {"type": "json_object"}),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("n", 2),
-        ("logit_bias", {"50256": -100}),
-        ("modalities", ["text", "audio"]),
-        ("reasoning_effort", "high"),
+        ({"tools": [{"type": "function"}], "tool_choice": "none"}, Feature.TOOLS),
+        ({"tool_choice": "required"}, Feature.TOOLS),
+        ({"functions": [{}], "function_call": "auto"}, Feature.TOOLS),
+        ({"response_format": {"type": "json_object"}}, Feature.JSON),
+        ({"grammar": "root ::= [a-z]"}, Feature.JSON),
+        ({"logprobs": True, "top_logprobs": 3}, Feature.LOGPROBS),
+        ({"modalities": ["text", "audio"], "audio": {"voice": "any"}}, Feature.AUDIO),
     ],
 )
-def test_what_no_endpoint_carries_is_refused_by_name(field: str, value: Any) -> None:
-    """A request for what cannot be had is an error that names the field, never silently less."""
-    error = rejected(**{field: value})
-    assert (error.param, error.code) == (field, "unsupported_parameter")
-    assert str(error) == f"`{field}` is not supported by this version; leave it out"
+def test_fields_say_what_they_need(fields: dict[str, Any], need: Feature) -> None:
+    """Whatever changes what an endpoint must be able to do is passed on, and known."""
+    request = decode(**fields).request
+    assert request.needs == {need}
+    assert {name: json.loads(value) for name, value in request.fields.items()} == fields
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:,"}}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "needs"),
+    [
+        ({"role": "user", "content": [{"type": "text", "text": "see"}, PICTURE]}, "see", {Feature.IMAGES}),
+        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "", {Feature.AUDIO}),
+        ({"role": "user", "content": [{"type": "file", "file": {}}]}, "", {Feature.IMAGES}),
+        (CALLED, "", {Feature.TOOLS}),
+        ({"role": "tool", "tool_call_id": "1", "content": "rain"}, "rain", {Feature.TOOLS}),
+        ({"role": "assistant", "audio": {"id": "a"}}, "", {Feature.AUDIO}),
+        ({"role": "user", "name": "Ann", "content": "Hi"}, "Hi", set()),
+        ({"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]}, "a", set()),
+    ],
+)
+def test_messages_keep_what_text_cannot_say(message: Any, text: str, needs: set[Feature]) -> None:
+    """A message's own JSON goes along, its text is what counts, and what it needs is known."""
+    request = decode(messages=[*HELLO, message]).request
+    plain, kept = request.messages
+    assert plain.raw is None
+    assert kept.raw is not None
+    assert (json.loads(kept.raw), kept.content, request.needs) == (message, text, needs)
+
+
+def test_newer_words_for_roles_are_mapped_in_kept_messages_too() -> None:
+    """A `developer` is a `system` wherever the message goes."""
+    (message,) = decode(messages=[{"role": "developer", "content": "x", "name": "y"}]).request.messages
+    assert message.raw is not None
+    assert json.loads(message.raw) == {"role": "system", "content": "x", "name": "y"}
+
+
+def test_tools_count_as_prompt() -> None:
+    """Templates put the tools before the conversation, so lengths and caches are reckoned with them."""
+    plain, with_tools = decode().request, decode(tools=[{"type": "function"}]).request
+    assert with_tools.prompt_chars == plain.prompt_chars + len(with_tools.fields["tools"])
+    assert [turn.role for turn in with_tools.turns] == ["tools", "user"]
+
+
+@pytest.mark.parametrize("number", [2, True, 0, "1"])
+def test_more_than_one_answer_is_refused(number: Any) -> None:
+    """`n` other than 1 is an error that names it."""
+    error = rejected(n=number)
+    assert (error.param, error.code) == ("n", "unsupported_parameter")
+
+
+def test_a_raw_completion_has_one_prompt() -> None:
+    """The prompt is no chat; without a limit it gets OpenAI's; what asks for other answers is refused."""
+
+    def completion(**fields: Any) -> Call:
+        body = json.dumps({"prompt": "Once", **fields}).encode()
+        return decode_completion_request(body, arrived_at=7.5, request_id="r1")
+
+    request = completion(logprobs=0, top_k=3, best_of=1, echo=False, suffix="").request
+    assert (request.raw_prompt, request.max_tokens) == ("Once", 16)
+    assert request.needs == {Feature.COMPLETIONS, Feature.LOGPROBS}
+    assert request.fields == {"logprobs": b"0", "top_k": b"3"}
+    assert completion(prompt=["Once"], max_tokens=3).request.max_tokens == 3
+    for field, value in [("echo", True), ("best_of", 2), ("suffix", "end"), ("n", 2)]:
+        with pytest.raises(RequestRejected, match=f"`{field}` is not supported"):
+            completion(**{field: value})
+    for prompt in ([], ["a", "b"], [1, 2], None):
+        with pytest.raises(RequestRejected, match="prompt"):
+            completion(prompt=prompt)
+
+
+def test_the_library_speaks_the_same() -> None:
+    """Messages and fields that are values, not JSON, are told apart in the same way."""
+    assert chat_message(HELLO[0], "messages[0]") == Message("user", "Hello")
+    assert passed_on({"top_k": 5, "user": "u", "tools": []}) == {"top_k": b"5"}
+    with pytest.raises(RequestRejected, match=r"`top_k`: cannot be written as JSON"):
+        passed_on({"top_k": object()})
+    with pytest.raises(RequestRejected, match=r"`messages\[3\]\.role`"):
+        chat_message({"role": "king", "content": "x"}, "messages[3]")
 
 
 @pytest.mark.parametrize(
@@ -175,13 +267,11 @@ def test_what_no_endpoint_carries_is_refused_by_name(field: str, value: Any) -> 
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role", "'king'"),
         ({"messages": [*HELLO, {"role": "user", "content": 5}]}, "messages[1].content", "got `int`"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "must be text"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "not supported"),
         (
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
             "messages[0].content[0].text",
             "missing",
         ),
-        ({"n": True}, "n", "not supported"),
         ({"max_tokens": 0}, "max_tokens", ">= 1"),
         ({"max_tokens": "many"}, "max_tokens", "got `str`"),
         ({"temperature": 3}, "temperature", "<= 2.0"),
@@ -199,15 +289,6 @@ def test_wrong_values_are_refused_by_name(fields: dict[str, Any], param: str, wo
     assert words in str(error)
 
 
-def test_pictures_and_tool_calls_are_refused_where_they_stand() -> None:
-    """The message's place in the request is part of the error."""
-    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
-    error = rejected(messages=[{"role": "user", "content": [picture]}])
-    assert "`messages[0].content[0]`: a part of type 'image_url' is not supported" in str(error)
-    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
-    assert rejected(messages=[*HELLO, called]).param == "messages[1].tool_calls"
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -219,6 +300,8 @@ def test_pictures_and_tool_calls_are_refused_where_they_stand() -> None:
         b'{"model": "\\ud800"}',
         b"NaN",
         b'{"x":' + b"[" * 10**5,
+        b'{"messages":[{"role":"user","content":"x"}],"x":"\xff"}',
+        b'{"messages":[{"role":"user","content":"x","name":"\\ud800"}]}',
     ],
 )
 def test_bodies_that_are_no_json_object_are_refused(body: bytes) -> None:
@@ -231,7 +314,12 @@ def test_a_stream_is_spelt_as_clients_expect() -> None:
     """One role, constant names, null usage until the last chunk, one finish reason with the account."""
     call = decode(model="m", stream=True, stream_options={"include_usage": True})
     encoder, outcome = ChunkEncoder(call, created=11), settled()
-    sent = [encoder.opening(), encoder.piece('"é\u2028'), encoder.finish(outcome), encoder.usage(outcome)]
+    sent = [
+        encoder.opening(),
+        encoder.piece(said('"é\u2028')),
+        encoder.finish(outcome),
+        encoder.usage(outcome),
+    ]
     chunks = [json.loads(payload) for payload in sent]
     for chunk in chunks:
         named = (chunk["id"], chunk["object"], chunk["created"], chunk["model"])
@@ -251,15 +339,82 @@ def test_a_stream_is_spelt_as_clients_expect() -> None:
     assert usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
+def test_what_is_more_than_text_goes_out_in_one_chunk() -> None:
+    """Reasoning, tool calls and log-probabilities stand where clients look for them."""
+    call = {"index": 0, "id": "c1", "function": {"name": "f", "arguments": ""}}
+    encoder = ChunkEncoder(decode(stream=True), created=1)
+    pieces = [said(reasoning="hm"), said(delta={"tool_calls": [call]}), said("x", logprobs={"content": []})]
+    choices = [json.loads(encoder.piece(piece))["choices"][0] for piece in pieces]
+    assert [choice["delta"] for choice in choices] == [
+        {"reasoning_content": "hm"},
+        {"tool_calls": [call]},
+        {"content": "x"},
+    ]
+    assert [choice["logprobs"] for choice in choices] == [None, None, {"content": []}]
+
+
+def test_a_whole_answer_collects_what_came_in_pieces() -> None:
+    """Tool calls are joined by index, reasoning and log-probabilities in their order."""
+    parts = [
+        {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}},
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        {"index": 0, "function": {"arguments": '{"x"'}},
+        {"index": 0, "function": {"arguments": ":1}"}},
+    ]
+    pieces = [
+        said(reasoning="h"),
+        said(reasoning="m"),
+        *(said(delta={"tool_calls": [part]}) for part in parts),
+    ]
+    whole = json.loads(encode_answer(decode(), 5, pieces, settled(FinishReason.TOOL_CALLS)))
+    assert whole["choices"][0]["finish_reason"] == "tool_calls"
+    assert whole["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "reasoning_content": "hm",
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}},
+            {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    }
+    tokens = [said(text, logprobs={"content": [{"token": text}], "refusal": None}) for text in "ab"]
+    (choice,) = json.loads(encode_answer(decode(), 5, tokens, settled()))["choices"]
+    assert choice["logprobs"] == {"content": [{"token": "a"}, {"token": "b"}], "refusal": None}
+
+
+def test_raw_completions_are_spelt_as_text() -> None:
+    """No role, no delta: text on every chunk, its reason on the last, the counts behind it."""
+    body = b'{"prompt":"a","model":"m","stream":true,"stream_options":{"include_usage":true}}'
+    call = decode_completion_request(body, arrived_at=7.5, request_id="r1")
+    encoder, outcome = TextChunkEncoder(call, created=11), settled()
+    assert encoder.opening() == b""
+    pieces = [said("x"), said("y", logprobs={"tokens": ["y"]})]
+    sent = [*map(encoder.piece, pieces), encoder.finish(outcome), encoder.usage(outcome)]
+    *told, finish, usage = map(json.loads, sent)
+    assert told[0]["choices"] == [{"index": 0, "text": "x", "logprobs": None, "finish_reason": None}]
+    assert told[1]["choices"][0]["logprobs"] == {"tokens": ["y"]}
+    assert finish["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}]
+    assert (finish["id"], finish["object"], finish["disco"]["winner"]) == (
+        "cmpl-r1",
+        "text_completion",
+        "laptop",
+    )
+    assert (told[0]["usage"], usage["choices"], usage["usage"]["total_tokens"]) == (None, [], 5)
+    whole = json.loads(encode_answer(call, 11, pieces, outcome))
+    assert (whole["choices"][0]["text"], whole["choices"][0]["logprobs"]) == ("xy", {"tokens": ["y"]})
+    assert (whole["id"], whole["object"]) == ("cmpl-r1", "text_completion")
+
+
 def test_usage_appears_only_when_asked_for() -> None:
     """Without `include_usage` no chunk mentions it, because a null would erase what a client has."""
     encoder = ChunkEncoder(decode(stream=True), created=1)
-    assert b"usage" not in encoder.opening() + encoder.piece("x") + encoder.finish(settled())
+    assert b"usage" not in encoder.opening() + encoder.piece(said("x")) + encoder.finish(settled())
 
 
 def test_a_whole_completion_carries_text_usage_and_account() -> None:
     """What is not streamed comes as one object."""
-    whole = json.loads(encode_completion(decode(), 5, "Hi", settled(FinishReason.LENGTH)))
+    whole = json.loads(encode_answer(decode(), 5, [said("H"), said("i")], settled(FinishReason.LENGTH)))
     assert whole["object"] == "chat.completion"
     assert whole["choices"][0]["message"]["content"] == "Hi"
     assert whole["choices"][0]["finish_reason"] == "length"

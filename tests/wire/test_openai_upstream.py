@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discostream.errors import Phase
-from discostream.types import Event, Finish, FinishReason, Piece, Prompt
+from discostream.types import Event, Extra, Finish, FinishReason, Piece, Prompt
 from discostream.wire.openai_answer import AnswerReader
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_chunk, decode_error
 from discostream.wire.sse import DONE, SseError, data_event
@@ -32,14 +32,55 @@ def read(reader: AnswerReader, *pieces: bytes) -> list[Event]:
         {"choices": [None]},
         {"choices": [{"delta": None, "finish_reason": None}]},
         {"choices": [{"delta": {"role": "assistant", "content": None}}]},
-        {"choices": [{"delta": {"reasoning_content": "hm", "reasoning": "hm"}}]},
+        {"choices": [{"delta": {"reasoning_content": None, "tool_calls": []}, "logprobs": None}]},
         {"choices": [{"delta": {"content": 5}}]},
         {"choices": {}},
     ],
 )
 def test_chunks_without_content_are_empty(payload: Any) -> None:
-    """Role preludes, reasoning, nulls and odd types bring no content and no error."""
+    """Role preludes, nulls and odd types bring no content and no error."""
     assert decode_chunk(json.dumps(payload).encode()) == UpstreamChunk("", None, None)
+
+
+CALL = {"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}
+
+
+@pytest.mark.parametrize(
+    ("delta", "extra"),
+    [
+        ({"reasoning_content": "hm"}, Extra(reasoning="hm")),
+        ({"reasoning": "hm", "content": ""}, Extra(reasoning="hm")),
+        ({"reasoning_content": "hm", "reasoning": "hm"}, Extra(reasoning="hm")),
+        ({"content": None, "tool_calls": [CALL]}, Extra(delta={"tool_calls": [CALL]})),
+        ({"reasoning_details": [{"index": 0}]}, Extra(delta={"reasoning_details": [{"index": 0}]})),
+    ],
+)
+def test_what_stands_beside_text_is_kept(delta: dict[str, Any], extra: Extra) -> None:
+    """Reasoning has one name, whatever the server calls it; everything else stays as it is."""
+    assert decode_chunk(json.dumps({"choices": [{"delta": delta}]}).encode()).extra == extra
+
+
+def test_log_probabilities_come_with_their_text() -> None:
+    """They stand at the choice, and text completions have them there, too."""
+    chunk = decode_chunk(b'{"choices":[{"text":"Hi","logprobs":{"tokens":["Hi"]}}]}')
+    assert (chunk.content, chunk.extra) == ("Hi", Extra(logprobs={"tokens": ["Hi"]}))
+
+
+@pytest.mark.parametrize(
+    ("delta", "phase", "tokens"),
+    [
+        ({"reasoning": "Let me think"}, Phase.DECODE, 3),
+        ({"tool_calls": [CALL]}, Phase.DECODE, 1),
+        ({"tool_calls": [{"index": 0, "function": {"arguments": "twelve chars"}}, 3]}, Phase.DECODE, 3),
+        ({"annotations": [1]}, Phase.PREFILL, 1),
+    ],
+)
+def test_reasoning_and_calls_begin_an_answer(delta: dict[str, Any], phase: Phase, tokens: int) -> None:
+    """They count as content and as tokens; remarks are passed on, but begin nothing."""
+    reader = AnswerReader()
+    (piece,) = read(reader, data_event(json.dumps({"choices": [{"delta": delta}]}).encode()))
+    assert isinstance(piece, Piece)
+    assert (piece.text, piece.tokens, reader.phase) == ("", tokens, phase)
 
 
 def test_content_may_come_in_parts() -> None:

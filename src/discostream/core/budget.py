@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from discostream.config import BudgetSettings, PolicySettings, Settings
 from discostream.errors import ConfigError
-from discostream.types import Kind, Prefix, Request
+from discostream.types import Feature, Kind, Message, Prefix, Request
 
 __all__ = [
     "POLICY_SHARE",
@@ -76,6 +76,12 @@ MESSAGE_TOKENS = 32
 Its markers are 3 to 6 tokens where the vocabulary has them. llama.cpp's fallback, ChatML, may meet one that
 has not; spelled out, it adds 24 bytes.
 """
+
+INDENTED = 4
+"""How many times as long a template may write tools as the client does: with line ends and indents."""
+
+MEDIA_TOKENS = 4096
+"""Set aside for a message with pictures or sound, which may lie elsewhere; no bound on these is known."""
 
 JOULES_PER_WH = 3600.0
 
@@ -336,11 +342,24 @@ def most_prompt_tokens(request: Request, prefix: Prefix) -> int:
     A token of a byte-level vocabulary stands for at least one byte. One of the SentencePiece kind stands for
     at least one character, or for one byte of a character it does not know, and a space put before the text
     is a character more. So text has no more tokens than bytes, but for what a template and such spaces add.
+    What a client wrote in JSON is no longer in a template, unless it is indented there.
     """
-    texts = [text for message in request.messages for text in (message.role, message.content)]
+    texts = sum(map(_bytes_of, request.messages))
     written = max(_utf8_bytes(prefix.text), len(prefix.token_ids or ()))
     added = TEMPLATE_TOKENS + MESSAGE_TOKENS * (len(request.messages) + bool(written))
-    return sum(map(_utf8_bytes, texts)) + written + added
+    return texts + written + added + _beyond_text(request)
+
+
+def _bytes_of(message: Message) -> int:
+    return len(message.raw) if message.raw else _utf8_bytes(message.role) + _utf8_bytes(message.content)
+
+
+def _beyond_text(request: Request) -> int:
+    """What is set aside for tools and schemas, for pictures and sound."""
+    with_media = sum(message.raw is not None for message in request.messages)
+    media = with_media * MEDIA_TOKENS if request.needs & {Feature.IMAGES, Feature.AUDIO} else 0
+    rules = TEMPLATE_TOKENS if Feature.TOOLS in request.needs else 0
+    return INDENTED * sum(map(len, request.fields.values())) + rules + media
 
 
 def _utf8_bytes(text: str) -> int:

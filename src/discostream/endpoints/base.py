@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, Prices
-from discostream.types import Carrier, Event, Kind, Prefix, Request
+from discostream.types import Carrier, Event, Feature, Kind, Prefix, Request
 
 __all__ = ["Endpoint", "NoOptions"]
 
@@ -26,7 +26,8 @@ class Endpoint(ABC):
 
     An adapter's author writes `generate` and, where something must be closed, `aclose`. Keys of its own
     in `[[endpoint]]` are declared as a frozen msgspec struct in `Options`, those of them that have no
-    bearing on how fast it is in `neutral_options`; slow starts go into `prepare`.
+    bearing on how fast it is in `neutral_options`, what it can usually do beyond text in `usual_features`;
+    slow starts go into `prepare`.
 
     Attributes:
         name: What the settings call it.
@@ -35,6 +36,7 @@ class Endpoint(ABC):
         energy: Joules per token; nothing for servers.
         cancel_stops_billing: Whether closing a stream ends its bill.
         continues: What a handoff may bring here; empty for an endpoint that can only start an answer.
+        features: What it can do beyond text. A request that needs more is not brought here.
         models: Models of the catalogue that it will look for on this machine.
         vocabulary: A fingerprint of its token IDs; IDs may travel between endpoints whose fingerprints
             are equal. `None` until it is known.
@@ -46,6 +48,7 @@ class Endpoint(ABC):
 
     Options: ClassVar[type[Struct]] = NoOptions
     neutral_options: ClassVar[frozenset[str]] = frozenset()
+    usual_features: ClassVar[frozenset[Feature]] = frozenset()
 
     def __init__(self, settings: EndpointSettings, options: Struct) -> None:
         self.settings = settings
@@ -57,6 +60,8 @@ class Endpoint(ABC):
         )
         self.cancel_stops_billing = settings.cancel_stops_billing is not False
         self.continues: frozenset[Carrier] = frozenset()
+        declared = settings.features
+        self.features = self.usual_features if declared is None else frozenset(declared)
         self.vocabulary: str | None = None
         self.models: tuple[str, ...] = ()
         self.embedding_model = ""

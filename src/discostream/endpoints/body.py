@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Self
 
 import aiohttp
+import anyio
 from aiohttp.http_exceptions import HttpProcessingError
 
-__all__ = ["Body"]
+from discostream.wire.openai_answer import AnswerReader
+
+__all__ = ["Body", "read_tail"]
 
 LOOK_EVERY_S = 0.5
+TAIL_S = 2.0
+"""How long a finished answer waits for its token counts before it counts as over."""
+REUSE_S = 0.05
+"""How long it then waits for the response's end, without which the connection cannot be used again."""
 
 
 class Body:
@@ -54,3 +62,12 @@ class Body:
             return
         if self._content.exception() is None and not self._content.is_eof():
             self._content.set_exception(aiohttp.ClientPayloadError("its framing is wrong"))
+
+
+async def read_tail(body: Body, answer: AnswerReader) -> None:
+    """Collect the token counts behind the finish."""
+    with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
+        while not answer.over:
+            list(answer.feed(await body.read()))
+    with anyio.move_on_after(REUSE_S), suppress(aiohttp.ClientError):
+        await body.read()

@@ -146,6 +146,7 @@ class EmulatedEndpoint(Endpoint):
     def _follow(self) -> None:
         """Take over what the inner endpoint knows of itself by now, which may grow while it starts."""
         self.continues = self._inner.continues
+        self.features = self._inner.features
         self.vocabulary = self._inner.vocabulary
         self.slots = None if self.kind is Kind.SERVER else self._inner.slots
         self.energy = Energy() if self.kind is Kind.SERVER else self._inner.energy

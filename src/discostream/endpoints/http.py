@@ -18,7 +18,7 @@ from yarl import URL
 
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body
+from discostream.endpoints.body import Body, read_tail
 from discostream.endpoints.dialects import Refusals
 from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
@@ -31,10 +31,6 @@ __all__ = ["HttpEndpoint", "HttpOptions", "Question", "without_blanks"]
 
 log = logging.getLogger(__name__)
 
-TAIL_S = 2.0
-"""How long a finished answer waits for its token counts before it counts as over."""
-REUSE_S = 0.05
-"""How long it then waits for the response's end, without which the connection cannot be used again."""
 MAX_ERROR_BYTES = 16_384
 ERROR_BODY_S = 5.0
 MAX_REPLY_BYTES = 64 << 20
@@ -121,7 +117,7 @@ class HttpEndpoint(Endpoint):
                     while answer.finish_reason is None:
                         for event in answer.feed(await body.read()):
                             yield event
-                    await _read_tail(body, answer)
+                    await read_tail(body, answer)
         except _FOREIGN as error:
             raise self._translated(error, answer.phase) from error
         yield answer.finish()
@@ -242,15 +238,6 @@ def without_blanks(prefix: Prefix) -> tuple[str, str]:
     """The partial answer and the blanks at its end, which templates trim and some servers refuse."""
     sent = prefix.text.rstrip()
     return sent, prefix.text[len(sent) :]
-
-
-async def _read_tail(body: Body, answer: AnswerReader) -> None:
-    """Collect the token counts behind the finish."""
-    with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
-        while not answer.over:
-            list(answer.feed(await body.read()))
-    with anyio.move_on_after(REUSE_S), suppress(aiohttp.ClientError):
-        await body.read()
 
 
 async def _beginning(body: Body) -> bytes:

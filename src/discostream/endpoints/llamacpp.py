@@ -22,7 +22,7 @@ from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.core.seam import opens_thought, rejoined
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body
+from discostream.endpoints.body import Body, read_tail
 from discostream.endpoints.keys import api_key, redact
 from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
 from discostream.engine.shape import model_shape
@@ -31,6 +31,7 @@ from discostream.errors import ConfigError, EndpointError, EngineError, Phase
 from discostream.types import (
     Carrier,
     Event,
+    Feature,
     Finish,
     FinishReason,
     Kind,
@@ -40,6 +41,9 @@ from discostream.types import (
     Request,
     Sampling,
 )
+from discostream.wire.openai_answer import AnswerReader
+from discostream.wire.openai_request import messages_of, passed_fields, request_body
+from discostream.wire.openai_upstream import ChunkError
 from discostream.wire.sse import SseDecoder, SseError
 
 __all__ = ["LlamaCppEndpoint", "LlamaCppOptions"]
@@ -84,12 +88,16 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class LlamaCppEndpoint(Endpoint):
     """A llama.cpp server, which takes and gives token IDs and so continues an answer exactly.
 
+    Only what its own protocol has no words for goes by its OpenAI-compatible one: tools, schemas,
+    log-probabilities, pictures.
+
     Attributes:
         engine: The embedded engine, once it was started; `None` where `base_url` names a server.
     """
 
     Options = LlamaCppOptions
     neutral_options = frozenset({"api_key_env", "context_tokens", "read_timeout_s"})
+    usual_features = frozenset({Feature.TOOLS, Feature.JSON, Feature.LOGPROBS, Feature.COMPLETIONS})
 
     def __init__(self, settings: EndpointSettings, options: LlamaCppOptions) -> None:
         super().__init__(settings, options)
@@ -116,22 +124,28 @@ class LlamaCppEndpoint(Endpoint):
         """Stream the answer, with the IDs of all its tokens wherever llama.cpp lets them be known."""
         if not self._prepared:
             await self.prepare()
+        if lacking := request.needs - self.features:
+            what = f"its model is not able to do what is asked: {', '.join(sorted(lacking))}"
+            raise EndpointError(self.name, Phase.REFUSED, what, status=HTTPStatus.BAD_REQUEST)
         attempt = _Attempt(self.name, self._key)
         with attempt.blamed():
             server = await self._server()
-            rendered = await server.render(request)
-            prompt, written = await server.prompt_ids(rejoined(rendered, prefix.text), prefix)
-            thinks = not prefix.text and opens_thought(rendered)
-            yield Prompt(len(prompt + written), opens_thought=thinks)
-            request = _within_limit(request, prefix, len(written))
-            if request.max_tokens == 0:
-                yield Finish(FinishReason.LENGTH, len(prompt + written), 0)
-                return
+            if request.needs <= {Feature.COMPLETIONS}:
+                rendered = await server.render(request)
+                prompt, written = await server.prompt_ids(rejoined(rendered, prefix.text), prefix)
+                thinks = not prefix.text and opens_thought(rendered)
+                yield Prompt(len(prompt + written), opens_thought=thinks)
+                request = _within_limit(request, prefix, len(written))
+                if request.max_tokens == 0:
+                    yield Finish(FinishReason.LENGTH, len(prompt + written), 0)
+                    return
+                stream = attempt.events(server, _completion_body(request, prompt + written))
+            else:
+                stream = attempt.openai_events(server, request, prefix)
             if prefix.text and anyio.current_time() - self._let_go_at < LEAVING_S:
                 await self._until_left(server)
-            body = _completion_body(request, prompt + written)
             with self._counted(attempt):
-                async with aclosing(attempt.events(server, body)) as events:
+                async with aclosing(stream) as events:
                     async for event in events:
                         yield event
 
@@ -211,9 +225,8 @@ class LlamaCppEndpoint(Endpoint):
         return _Server(self.name, address, self._session, self.options.read_timeout_s)
 
     async def _learn(self, server: _Server) -> None:
-        if self.options.base_url:
-            with suppress(EndpointError, msgspec.DecodeError):  # servers may keep it to themselves
-                self.slots = (await server.props()).total_slots
+        with suppress(EndpointError, msgspec.DecodeError):  # servers may keep it to themselves
+            self._learn_abilities(await server.props())
         meta = None
         try:
             meta = await server.model_meta()
@@ -222,6 +235,12 @@ class LlamaCppEndpoint(Endpoint):
             if isinstance(error, EndpointError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise  # still loading; anything else is an old server, which works but takes only text
         await self._learn_energy(meta)
+
+    def _learn_abilities(self, props: _Props) -> None:
+        if self.options.base_url:
+            self.slots = props.total_slots
+        if self.settings.features is None:
+            self.features = props.features(self.usual_features)
 
     async def _learn_energy(self, meta: _ModelMeta | None) -> None:
         if self.kind is Kind.DEVICE:
@@ -334,6 +353,17 @@ class _Model(Struct):
 
 class _Props(Struct):
     total_slots: int
+    chat_template_caps: dict[str, Any] = {}
+    modalities: dict[str, Any] = {}
+
+    def features(self, usual: frozenset[Feature]) -> frozenset[Feature]:
+        """What it can do beyond text; a template without tools would leave them out in silence."""
+        told = {
+            Feature.TOOLS: self.chat_template_caps.get("supports_tools", Feature.TOOLS in usual),
+            Feature.IMAGES: self.modalities.get("vision"),
+            Feature.AUDIO: self.modalities.get("audio"),
+        }
+        return usual - told.keys() | {feature for feature, able in told.items() if able}
 
 
 class _Slot(Struct):
@@ -354,9 +384,11 @@ class _Server:
     read_timeout_s: float
 
     async def render(self, request: Request) -> str:
-        """The conversation in the model's chat template, up to where the answer begins."""
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        return (await self._ask("/apply-template", {"messages": messages}, _Rendered)).prompt
+        """The raw prompt, or the conversation in the model's chat template, up to where the answer begins."""
+        if request.raw_prompt is not None:
+            return request.raw_prompt
+        body = {**passed_fields(request), "messages": messages_of(request.messages)}
+        return (await self._ask("/apply-template", body, _Rendered)).prompt
 
     async def prompt_ids(self, rendered: str, prefix: Prefix) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The IDs of a rendered prompt, and of the answer so far."""
@@ -407,13 +439,19 @@ class _Server:
 
     async def frames(self, body: dict[str, Any]) -> AsyncGenerator[_Frame, None]:
         """The events of `/completion`, the last of them with `stop` unless the stream broke."""
+        decoder = SseDecoder()
+        async with self.stream("/completion", body) as stream:
+            while data := await stream.read():
+                for event in decoder.feed(data):
+                    yield msgspec.json.decode(event, type=_Frame)
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Body]:
+        """The body of a streamed reply."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self.read_timeout_s)
-        async with self._open("/completion", body, timeout) as response:
-            decoder = SseDecoder()
+        async with self._open(path, body, timeout) as response:
             with Body(response) as stream:
-                while data := await stream.read():
-                    for event in decoder.feed(data):
-                        yield msgspec.json.decode(event, type=_Frame)
+                yield stream
 
     async def _ask(self, path: str, body: dict[str, Any] | None, reply: type[Reply]) -> Reply:
         async with self._open(path, body) as response:
@@ -469,6 +507,10 @@ class _Attempt:
         except (aiohttp.ClientError, OSError) as error:
             message = f"the connection broke: {error or type(error).__name__}"
             raise EndpointError(self.endpoint, self.phase, message) from error
+        except ChunkError as error:
+            raise EndpointError(
+                self.endpoint, self.phase, str(error), status=error.status, code=error.code
+            ) from error
         except (msgspec.DecodeError, UnicodeDecodeError, SseError) as error:
             message = f"sent what llama.cpp would not: {error}"
             raise EndpointError(self.endpoint, self.phase, message) from error
@@ -490,6 +532,21 @@ class _Attempt:
                     yield frame.finish()
                     return
         raise EndpointError(self.endpoint, self.phase, "the stream ended before the answer did")
+
+    async def openai_events(
+        self, server: _Server, request: Request, prefix: Prefix
+    ) -> AsyncGenerator[Event, None]:
+        """What the server says by OpenAI's protocol."""
+        self.phase = Phase.PREFILL
+        path = "/v1/chat/completions" if request.raw_prompt is None else "/v1/completions"
+        answer = AnswerReader()
+        async with server.stream(path, _openai_body(request, prefix)) as stream:
+            while answer.finish_reason is None:
+                for event in answer.feed(await stream.read()):
+                    self.phase = answer.phase
+                    yield event
+            await read_tail(stream, answer)
+        yield answer.finish()
 
     async def _piece(self, server: _Server, frame: _Frame) -> Piece:
         tokens = max(frame.tokens_predicted - self.predicted, len(frame.tokens), 1)
@@ -536,6 +593,7 @@ def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any
         name: value for name in Sampling.__slots__ if (value := getattr(request.sampling, name)) is not None
     }
     return {
+        **passed_fields(request),
         "prompt": prompt,
         "stream": True,
         "return_tokens": True,
@@ -546,6 +604,12 @@ def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any
         "response_fields": FINAL_FIELDS,
         **sampling,
     }
+
+
+def _openai_body(request: Request, prefix: Prefix) -> dict[str, Any]:
+    """What OpenAI's protocol is asked for; progress for the reason that `_completion_body` gives."""
+    counts = {"stream_options": {"include_usage": True}, "return_progress": True, "cache_prompt": True}
+    return {**request_body(request, prefix), **counts}
 
 
 def _error_in(body: bytes) -> _Error:

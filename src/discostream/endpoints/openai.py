@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any, Literal
 
 from msgspec import field
@@ -13,8 +13,9 @@ from discostream.endpoints.dialects import CONTINUATIONS, ContinuationName
 from discostream.endpoints.http import HttpEndpoint, HttpOptions, Question, without_blanks
 from discostream.endpoints.presets import PRESETS
 from discostream.errors import ConfigError
-from discostream.types import Prefix, Request
+from discostream.types import Feature, Prefix, Request
 from discostream.wire.openai_answer import AnswerReader
+from discostream.wire.openai_request import request_body
 
 __all__ = ["OpenAIEndpoint"]
 
@@ -42,10 +43,11 @@ class OpenAIOptions(HttpOptions, frozen=True):
 
 
 class OpenAIEndpoint(HttpEndpoint):
-    """Streams from a server that speaks OpenAI's chat completions."""
+    """Streams from a server that speaks OpenAI's chat completions, and raw ones where that is declared."""
 
     Options = OpenAIOptions
     neutral_options = frozenset(OpenAIOptions.__struct_fields__) - {"base_url", "extra_body"}
+    usual_features = frozenset({Feature.TOOLS, Feature.JSON, Feature.LOGPROBS})
     path = "chat/completions"
 
     def __init__(self, settings: EndpointSettings, options: OpenAIOptions) -> None:
@@ -69,22 +71,23 @@ class OpenAIEndpoint(HttpEndpoint):
         return await self._ask("embeddings", {**fields, "model": self.embedding_model})
 
     def _question(self, request: Request, prefix: Prefix) -> Question:
+        if request.raw_prompt is not None:
+            body, url = self._body(request, prefix), self._url / "completions"
+            return Question(url=url, body=body, reader=AnswerReader(), continuing=False)
         sent, blank = without_blanks(prefix)
         reader = AnswerReader(sent if self._options.repeats_prefix else "", blank)
-        body = self._body(request, sent)
+        body = self._body(request, replace(prefix, text=sent))
         return Question(url=self._url / self.path, body=body, reader=reader, continuing=bool(sent))
 
-    def _body(self, request: Request, sent: str) -> dict[str, Any]:
-        messages: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content} for message in request.messages
-        ]
-        body: dict[str, Any] = {"model": self.settings.model, "messages": messages, "stream": True}
-        body = self._options.extra_body | body
+    def _body(self, request: Request, sent: Prefix) -> dict[str, Any]:
+        is_chat = request.raw_prompt is None
+        body = request_body(
+            request,
+            sent,
+            unfinished=self._continuation.message,
+            max_tokens_field=self._options.max_tokens_field if is_chat else "max_tokens",
+        )
+        body = {**self._options.extra_body, **body, "model": self.settings.model}
         if self._options.include_usage:
             body["stream_options"] = {"include_usage": True}
-        if sent:
-            messages.append({"role": "assistant", "content": sent, **self._continuation.message})
-            body |= self._continuation.body
-        wishes = {self._options.max_tokens_field: request.max_tokens, "stop": request.stop or None}
-        wishes |= asdict(request.sampling)
-        return body | {name: wish for name, wish in wishes.items() if wish is not None}
+        return {**body, **self._continuation.body} if sent.text and is_chat else body

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Annotated, Any, Literal
 
 import anyio
+import msgspec
 from msgspec import Meta, Struct
 
 from discostream.config import EndpointSettings, convert_options
 from discostream.endpoints.base import Endpoint
 from discostream.errors import EndpointError, Phase
-from discostream.types import Carrier, Event, Finish, FinishReason, Kind, Piece, Prefix, Prompt, Request
+from discostream.types import (
+    Carrier,
+    Event,
+    Extra,
+    Feature,
+    Finish,
+    FinishReason,
+    Kind,
+    Piece,
+    Prefix,
+    Prompt,
+    Request,
+)
 
 __all__ = ["ScriptedEndpoint"]
 
@@ -23,11 +36,19 @@ TOKEN = re.compile(r"\s*\S+|\s+")
 NotNegative = Annotated[float, Meta(ge=0.0)]
 
 
+class _Call(Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    arguments: dict[str, Any] = {}
+
+
 class ScriptedOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The script.
 
     Attributes:
         answer: The whole answer. A token is a word with the whitespace before it.
+        reasoning: What it thinks aloud before, whenever it is not asked to go on by token IDs.
+        tool_calls: What it calls instead, as `{"name": text, "arguments": {…}}`, when it is given tools; once
+            the last message is a tool's, it answers.
         ttft_s: From the start to the first token.
         tbt_s: Between two tokens.
         prefill_s_per_token: Added to `ttft_s` for every token of prompt and prefix that no slot has read.
@@ -41,6 +62,8 @@ class ScriptedOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     answer: str = "This answer was written in advance."
+    reasoning: str = ""
+    tool_calls: tuple[_Call, ...] = ()
     ttft_s: NotNegative = 0.0
     tbt_s: NotNegative = 0.0
     prefill_s_per_token: NotNegative = 0.0
@@ -61,6 +84,7 @@ class ScriptedEndpoint(Endpoint):
     """
 
     Options = ScriptedOptions
+    usual_features = frozenset({Feature.TOOLS, Feature.JSON, Feature.LOGPROBS, Feature.COMPLETIONS})
 
     def __init__(self, settings: EndpointSettings, options: ScriptedOptions) -> None:
         super().__init__(settings, options)
@@ -92,8 +116,11 @@ class ScriptedEndpoint(Endpoint):
         written = _decode(prefix.token_ids) if prefix.token_ids is not None else prefix.text
         prompt = [token for message in request.messages for token in TOKEN.findall(message.content)]
         prompt += TOKEN.findall(written)
-        tokens = TOKEN.findall(script.answer[len(written) :])
-        limit = len(tokens) if request.max_tokens is None else min(request.max_tokens, len(tokens))
+        calls = _called(script.tool_calls, request)
+        thoughts = TOKEN.findall("" if prefix.token_ids is not None else script.reasoning)
+        pieces = [Piece("", extra=Extra(reasoning=thought)) for thought in thoughts]
+        pieces += calls or [_said(token, request) for token in TOKEN.findall(script.answer[len(written) :])]
+        limit = len(pieces) if request.max_tokens is None else min(request.max_tokens, len(pieces))
         with self._counted():
             if script.refuses:
                 raise EndpointError(self.name, Phase.REFUSED, script.refuses, status=503)
@@ -103,12 +130,13 @@ class ScriptedEndpoint(Endpoint):
                 if cached is not None:
                     yield Prompt(len(prompt), cached)
                 await self._read(prompt, cached or 0, slot)
-                for sent, token in enumerate(tokens[:limit]):
+                for sent, piece in enumerate(pieces[:limit]):
                     await anyio.sleep(script.tbt_s if sent else 0.0)
                     await self._mishap(sent)
-                    yield Piece(token, 1, (_encode(token),))
+                    yield piece
                 await self._mishap(limit)
-                reason = FinishReason.LENGTH if limit < len(tokens) else FinishReason.STOP
+                whole = FinishReason.TOOL_CALLS if calls else FinishReason.STOP
+                reason = FinishReason.LENGTH if limit < len(pieces) else whole
                 yield Finish(reason, len(prompt), limit, cached)
 
     async def _read(self, prompt: list[str], cached: int, slot: _Slot | None) -> None:
@@ -163,6 +191,31 @@ class _Slot:
 def _common(read: list[str], prompt: list[str]) -> int:
     """How many tokens two prompts have in common, from the start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(read, prompt, strict=False)))
+
+
+def _called(calls: Sequence[_Call], request: Request) -> list[Piece]:
+    """The calls as clients get them: who is called, then what with."""
+    if Feature.TOOLS not in request.needs or request.messages[-1].role == "tool":
+        return []
+    pieces = []
+    for index, call in enumerate(calls):
+        function = {"name": call.name, "arguments": ""}
+        opening = {"index": index, "id": f"call_{index}", "type": "function", "function": function}
+        arguments = msgspec.json.encode(call.arguments).decode()
+        pieces.append(_delta(opening))
+        pieces.append(_delta({"index": index, "function": {"arguments": arguments}}))
+    return pieces
+
+
+def _delta(call: dict[str, Any]) -> Piece:
+    return Piece("", extra=Extra(delta={"tool_calls": [call]}))
+
+
+def _said(token: str, request: Request) -> Piece:
+    """One token of text, with its log-probability if that is asked for: it is certain."""
+    certain = {"token": token, "logprob": 0.0, "bytes": list(token.encode()), "top_logprobs": []}
+    asked = Feature.LOGPROBS in request.needs
+    return Piece(token, 1, (_encode(token),), Extra(logprobs={"content": [certain]}) if asked else None)
 
 
 def _encode(token: str) -> int:

@@ -14,7 +14,7 @@ from anyio.abc import TaskStatus
 from discostream.config import GatewaySettings, Settings
 from discostream.errors import ConfigError
 from discostream.gateway.access import admit_only, answer_preflights, name_allowed_origin
-from discostream.gateway.chat import DISCO, chat_completions, request_id_of
+from discostream.gateway.chat import DISCO, chat_completions, completions, request_id_of
 from discostream.gateway.embeddings import embeddings
 from discostream.gateway.errors import answer_errors
 from discostream.gateway.limits import (
@@ -103,6 +103,7 @@ def build_app(disco: Disco) -> web.Application:
     app.add_routes(
         [
             web.post("/v1/chat/completions", chat_completions),
+            web.post("/v1/completions", completions),
             web.post("/v1/embeddings", embeddings),
             web.get("/v1/models", _models),
             web.get("/v1/models/{name:.+}", _model),

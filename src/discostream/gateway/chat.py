@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: bytes to a request, pieces to events."""
+"""`POST /v1/chat/completions` and `/v1/completions`: bytes to a request, pieces to events."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from discostream.library import Answer, Disco
 from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
 from discostream.types import Delivered, Outcome
-from discostream.wire.openai_schema import ChatCall, ChunkEncoder, decode_chat_request, encode_completion
+from discostream.wire.openai_reply import chunk_encoder, encode_answer
+from discostream.wire.openai_schema import Call, decode_chat_request, decode_completion_request
 from discostream.wire.sse import DONE, comment, data_event
 
-__all__ = ["DISCO", "REQUEST_ID", "asks_for_privacy", "chat_completions", "request_id_of"]
+__all__ = ["DISCO", "REQUEST_ID", "asks_for_privacy", "chat_completions", "completions", "request_id_of"]
 
 DISCO = web.AppKey("disco", Disco)
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -40,9 +41,21 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 async def chat_completions(http: web.Request) -> web.StreamResponse:
-    """The answer to one chat. A client that leaves cancels this handler, which abandons the answer."""
+    """The answer to one chat."""
     arrived_at = anyio.current_time()
     call = decode_chat_request(await http.read(), arrived_at=arrived_at, request_id=request_id_of(http))
+    return await _answered(http, call)
+
+
+async def completions(http: web.Request) -> web.StreamResponse:
+    """How one raw prompt goes on."""
+    arrived_at = anyio.current_time()
+    call = decode_completion_request(await http.read(), arrived_at=arrived_at, request_id=request_id_of(http))
+    return await _answered(http, call)
+
+
+async def _answered(http: web.Request, call: Call) -> web.StreamResponse:
+    """The answer to one call. A client that leaves cancels this, which abandons the answer."""
     disco = http.app[DISCO]
     request = replace(
         call.request,
@@ -86,13 +99,13 @@ def _said(http: web.Request, header: str) -> list[str]:
     return values
 
 
-async def _collect(call: ChatCall, answer: Answer) -> web.Response:
-    text = "".join([piece.text async for piece in answer])
-    body = encode_completion(call, int(time.time()), text, _settled(answer))
+async def _collect(call: Call, answer: Answer) -> web.Response:
+    pieces = [piece async for piece in answer]
+    body = encode_answer(call, int(time.time()), pieces, _settled(answer))
     return web.Response(body=body, content_type="application/json")
 
 
-async def _stream(http: web.Request, call: ChatCall, answer: Answer) -> web.StreamResponse:
+async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamResponse:
     first, keep_alive_s = None, http.app[DISCO].settings.gateway.keep_alive_s
     with anyio.move_on_after(keep_alive_s):
         first = await anext(answer, None)
@@ -107,11 +120,13 @@ async def _stream(http: web.Request, call: ChatCall, answer: Answer) -> web.Stre
 
 
 async def _events(
-    call: ChatCall, first: Delivered | None, answer: Answer, keep_alive_s: float
+    call: Call, first: Delivered | None, answer: Answer, keep_alive_s: float
 ) -> AsyncGenerator[bytes, None]:
     """What goes over the wire, one write at a time."""
-    chunks = ChunkEncoder(call, int(time.time()))
-    yield data_event(chunks.opening()) + (data_event(chunks.piece(first.text)) if first else b"")
+    chunks = chunk_encoder(call, int(time.time()))
+    opening = [chunk for chunk in (chunks.opening(), chunks.piece(first) if first else b"") if chunk]
+    if opening:
+        yield b"".join(map(data_event, opening))
     try:
         while True:
             event = comment("keep-alive")
@@ -119,7 +134,7 @@ async def _events(
                 piece = await anext(answer, None)
                 if piece is None:
                     break
-                event = data_event(chunks.piece(piece.text))
+                event = data_event(chunks.piece(piece))
             yield event
         outcome = _settled(answer)
     except Exception as error:

@@ -26,6 +26,9 @@ __all__ = ["ErrorReply", "answer_errors", "describe"]
 
 log = logging.getLogger(__name__)
 
+CLIENTS_FAULT = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+"""By which every endpoint refuses what none can read, such as tools without a name."""
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
@@ -93,6 +96,8 @@ def _describe_failure(error: AllEndpointsFailed) -> ErrorReply:
             str(error), "invalid_request_error", param="messages", code=CONTEXT_LENGTH_EXCEEDED
         )
         return ErrorReply(400, body, headers)
+    if all(cause.status in CLIENTS_FAULT for cause in tried):
+        return ErrorReply(400, encode_error(str(error), "invalid_request_error"), headers)
     unreachable = all(cause.phase is Phase.CONNECT for cause in tried)
     body = encode_error(str(error), "server_error", code="all_endpoints_failed")
     return ErrorReply(503 if unreachable else 502, body, headers)

@@ -90,11 +90,11 @@ class LiveAttempt:
                 self.prompt_tokens, self.cached_tokens = tokens, cached_tokens
                 self._note_batch(read_tokens, at)
                 self.opens_thought = self.opens_thought or opens_thought
-            case Piece(text, tokens):
-                self.completion_tokens += tokens
+            case Piece():
+                self.completion_tokens += event.tokens
                 if self.first_at is not None:
                     self.decode_s += at - asked_at
-                elif text:
+                elif event.is_content:
                     self.first_at = at
             case Finish():
                 self.finish = event

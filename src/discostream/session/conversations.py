@@ -72,7 +72,7 @@ def _beginnings(messages: Sequence[Message]) -> Iterator[tuple[int, int]]:
     """Of every beginning of a conversation a hash, and its length in characters."""
     told = chars = 0
     for message in messages:
-        told = hash((told, message.role, message.content))
+        told = hash((told, message))
         chars += len(message.content)
         yield told, chars
 

@@ -11,7 +11,7 @@ import anyio
 from discostream.config import MigrationSettings
 from discostream.core.handoff import FINAL, Decision, Signal, State, advance
 from discostream.core.pacing import Pulse
-from discostream.core.seam import Proof, ends_sentence, reasoning_is_open
+from discostream.core.seam import Proof, ends_sentence
 from discostream.errors import BudgetSpent, EndpointError, Phase
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.race import Lead
@@ -106,7 +106,7 @@ class Delivery:
     def why_stayed(self) -> str | None:
         """Why the answer did not move for cost; `None` if it did, or if there was none."""
         reasons = [move.reason for move in self.written.migrations]
-        if not self.written.text or MigrationReason.COST in reasons:
+        if not self.written.begun or MigrationReason.COST in reasons:
             return None
         if (forbidden := self._must_stay()) is not None:
             return forbidden
@@ -163,6 +163,8 @@ class Delivery:
         """Let another endpoint take over if the rest, from `following` on, should be generated there."""
         if self.moves >= self.settings.max_moves or self.written.holds_text or self._must_stay() is not None:
             return False
+        if following.extra is not None:  # nobody can be asked to go on with that
+            return False
         spent = {*self.failed, self.source.endpoint.name}
         successor, decision = self.successors.weigh(self.source, following, spent, self.moves)
         self.decision = decision or self.decision
@@ -188,10 +190,10 @@ class Delivery:
             return "migration is switched off"
         if not self.request.migrate:
             return "the request asks to stay where it starts"
-        return "the model is still reasoning" if self._is_reasoning() else None
+        return self._unfit_to_move()
 
-    def _is_reasoning(self) -> bool:
-        return reasoning_is_open(self.written.text, opened=self.source.opens_thought)
+    def _unfit_to_move(self) -> str | None:
+        return self.written.unfit_to_move(opened=self.source.opens_thought)
 
     async def _hedge(self) -> None:
         """The source has been silent for too long: start another, unless the reader has enough to wait."""
@@ -258,7 +260,7 @@ class Delivery:
             and self.request.rescue
             and self.request.pinned is None
             and self.rescues < self.settings.max_rescues
-            and not self._is_reasoning()
+            and self._unfit_to_move() is None
         )
 
     def _start_target(

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from discostream.core.pacing import release_in_s, words_of
-from discostream.types import Delivered
+from discostream.types import Delivered, Extra
 
 __all__ = ["Emit", "Outlet", "PacedOutlet"]
 
@@ -48,11 +48,11 @@ class Outlet:
     ) -> None:
         return
 
-    async def put(self, text: str, tokens: int, endpoint: str) -> None:
-        """Pass text on that is not empty."""
+    async def put(self, text: str, tokens: int, endpoint: str, extra: Extra | None = None) -> None:
+        """Pass something on: text, what came beside it, or both."""
         at_s = anyio.current_time() - self._arrived_at
         self.delivered_s.extend([at_s] * tokens)
-        await self._emit(Delivered(text, tokens, endpoint, at_s))
+        await self._emit(Delivered(text, tokens, endpoint, at_s, extra))
 
     async def drain(self) -> None:
         """Wait until everything has left."""
@@ -64,6 +64,7 @@ class _Word:
     tokens: int
     endpoint: str
     due_at: float
+    extra: Extra | None = None
 
 
 class PacedOutlet(Outlet):
@@ -98,10 +99,11 @@ class PacedOutlet(Outlet):
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
-    async def put(self, text: str, tokens: int, endpoint: str) -> None:
-        """Keep text that is not empty, until its time has come."""
+    async def put(self, text: str, tokens: int, endpoint: str, extra: Extra | None = None) -> None:
+        """Keep something until its time has come; what is more than text stays in one."""
         due_at = anyio.current_time() + self._max_lag_s
-        self._waiting.extend(_Word(word, share, endpoint, due_at) for word, share in words_of(text, tokens))
+        words = words_of(text, tokens) if extra is None else ((text, tokens),)
+        self._waiting.extend(_Word(word, share, endpoint, due_at, extra) for word, share in words)
         self._tell()
         await self._until_waiting(WORDS_WAITING)
 
@@ -134,7 +136,7 @@ class PacedOutlet(Outlet):
             else:
                 word = self._waiting[0]
                 self._released_at = anyio.current_time()
-                await super().put(word.text, word.tokens, word.endpoint)
+                await super().put(word.text, word.tokens, word.endpoint, word.extra)
                 self._waiting.popleft()
                 self._tell()
 

@@ -1,8 +1,8 @@
-"""What a request may ask for itself: a policy of its own, and never to leave the device."""
+"""What a request may ask for: a policy of its own, never to leave the device, more than text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from discostream.checks import KIND_NEEDED
@@ -10,9 +10,32 @@ from discostream.config import PolicySettings, suggest
 from discostream.core.plugins import policy_names
 from discostream.endpoints.base import Endpoint
 from discostream.errors import AllEndpointsFailed, RequestRejected
-from discostream.types import PROBE, Kind, Plan, Request, Start
+from discostream.types import PROBE, Feature, Kind, Plan, Request, Start
 
-__all__ = ["explained", "kept_private", "refuse_impossible_pins", "refuse_unknown_policy"]
+__all__ = [
+    "able",
+    "explained",
+    "narrowed",
+    "pinned_by_needs",
+    "refuse_impossible_pins",
+    "refuse_unknown_policy",
+]
+
+PINNING = {
+    Feature.TOOLS: "it uses tools",
+    Feature.JSON: "its answer keeps to a schema or a grammar",
+    Feature.LOGPROBS: "it asks for log-probabilities",
+}
+"""What no other endpoint could go on with, and the reason in words."""
+
+_FIELDS = {
+    Feature.TOOLS: "tools",
+    Feature.JSON: "response_format",
+    Feature.LOGPROBS: "logprobs",
+    Feature.IMAGES: "messages",
+    Feature.AUDIO: "messages",
+    Feature.COMPLETIONS: "prompt",
+}
 
 
 def refuse_impossible_pins(
@@ -28,6 +51,8 @@ def refuse_impossible_pins(
         _refuse_contradicting_model(request, request.policy, endpoints)
     if request.private:
         _refuse_impossible_privacy(request, endpoints)
+    if request.needs:
+        _refuse_impossible_needs(request, endpoints, settings)
 
 
 def refuse_unknown_policy(name: str, field: str) -> None:
@@ -72,11 +97,47 @@ def _refuse_impossible_privacy(request: Request, endpoints: Mapping[str, Endpoin
         raise RequestRejected(f"{private}, which policy {request.policy!r} does", param="policy")
 
 
-def kept_private(plan: Plan, endpoints: Mapping[str, Endpoint]) -> Plan:
-    """The same plan on devices alone; every device stands by where it names none."""
-    devices = [name for name, endpoint in endpoints.items() if endpoint.kind is Kind.DEVICE]
-    named = tuple(start for start in plan.starts if start.endpoint in devices)
-    return replace(plan, starts=named or tuple(Start(name, None) for name in devices))
+def _refuse_impossible_needs(
+    request: Request, endpoints: Mapping[str, Endpoint], settings: PolicySettings
+) -> None:
+    allowed = _allowed(request, endpoints, settings)
+    if any(request.needs <= endpoints[name].features for name in allowed):
+        return
+    had = frozenset[Feature]().union(*(endpoints[name].features for name in allowed))
+    lacking = sorted(request.needs - had or request.needs)
+    listed = " and ".join(f'"{feature}"' for feature in lacking)
+    raise RequestRejected(
+        f"The request needs {listed}, which no endpoint that may answer it declares ({', '.join(allowed)}); "
+        f"if one can do it, add {listed} to `features` in its [[endpoint]]",
+        param=_FIELDS[lacking[0]],
+        code="unsupported_parameter",
+    )
+
+
+def pinned_by_needs(request: Request) -> Request:
+    """The request, bound to stay on the endpoint that starts it if what it needs cannot change hands."""
+    reasons = (reason for feature, reason in PINNING.items() if feature in request.needs)
+    return replace(request, pinned=request.pinned or next(reasons, None)) if request.needs else request
+
+
+def able(request: Request, endpoints: Mapping[str, Endpoint], settings: PolicySettings) -> list[str]:
+    """The endpoints that may answer a request, and can."""
+    allowed = _allowed(request, endpoints, settings)
+    return [name for name in allowed if request.needs <= endpoints[name].features]
+
+
+def _allowed(request: Request, endpoints: Mapping[str, Endpoint], settings: PolicySettings) -> list[str]:
+    """Those that neither privacy, nor the policy, nor the request's model rules out."""
+    if request.endpoint is not None:
+        return [request.endpoint]
+    kind = Kind.DEVICE if request.private else KIND_NEEDED.get(request.policy or settings.name)
+    return [name for name, endpoint in endpoints.items() if kind is None or endpoint.kind is kind]
+
+
+def narrowed(plan: Plan, able: Collection[str]) -> Plan:
+    """The same plan on these endpoints alone; all of them stand by where it names none."""
+    named = tuple(start for start in plan.starts if start.endpoint in able)
+    return replace(plan, starts=named or tuple(Start(name, None) for name in able))
 
 
 def explained(failure: Exception, request: Request) -> Exception:

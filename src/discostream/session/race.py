@@ -2,10 +2,10 @@
 
 The problem: start several endpoints, each after its own delay, take whichever answers first, and leave
 nothing behind. The naive answer, the first *byte* wins, crowns servers that send headers, keep-alives or an
-error in a 200; so only text counts. A failed attempt brings the next planned start forward, because waiting
-for it would only add to a bad day, and so does an endpoint that a spent budget keeps from starting; who
-merely stands by starts when nobody runs any more. The last one running is never cut (paper, section 4.2, has
-no failures).
+error in a 200; so only text, reasoning and tool calls count. A failed attempt brings the next planned start
+forward, because waiting for it would only add to a bad day, and so does an endpoint that a spent budget keeps
+from starting; who merely stands by starts when nobody runs any more. The last one running is never cut
+(paper, section 4.2, has no failures).
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
             continue
         attempt, report = heard
         match report:
-            case Piece(text):
+            case Piece():
                 said[attempt].append(report)
-                if text:
+                if report.is_content:
                     return _crown(attempt, said, failures)
             case Finish(reason):
                 said[attempt].append(report)

@@ -15,7 +15,7 @@ from discostream.errors import AllEndpointsFailed
 from discostream.session.attempts import Attempts
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
-from discostream.session.pins import explained, kept_private
+from discostream.session.pins import able, explained, narrowed
 from discostream.session.planner import Outlook, Planner
 from discostream.session.race import race
 from discostream.session.settle import settle
@@ -104,22 +104,24 @@ def _plan(
 ) -> Plan:
     """The one endpoint that the request names, or what the policy says, its shares kept in balance.
 
-    On devices alone, if the request is private.
+    On devices alone, if the request is private, and on endpoints alone that can do what it needs.
     """
     if request.endpoint is not None:
         policy = PROBE if request.policy == PROBE else f"pinned to {request.endpoint}"
         return Plan(policy, (Start(request.endpoint, 0.0),))
     plan = planner.choose(outlook, estimated_tokens, uncached, house.running)
-    if request.private:
-        return kept_private(plan, house.endpoints)
-    kinds = {name: endpoint.kind for name, endpoint in house.endpoints.items()}
-    return house.purse.smoothed(plan, kinds, estimated_tokens)
+    if not request.private:
+        kinds = {name: endpoint.kind for name, endpoint in house.endpoints.items()}
+        plan = house.purse.smoothed(plan, kinds, estimated_tokens)
+    if request.private or request.needs:
+        return narrowed(plan, able(request, house.endpoints, planner.settings))
+    return plan
 
 
 def _uncached_tokens(request: Request, house: House) -> dict[str, float]:
     """How much of the prompt each endpoint would have to read."""
     return {
-        name: house.knowledge.estimate_tokens(house.conversations.uncached_chars(name, request.messages))
+        name: house.knowledge.estimate_tokens(house.conversations.uncached_chars(name, request.turns))
         for name in house.endpoints
     }
 
@@ -128,7 +130,7 @@ def _remember(request: Request, attempts: Attempts, written: Written, house: Hou
     """Note who has read the prompt, and its answer too where one endpoint wrote all of it."""
     for attempt in attempts.started:
         if attempt.first_at is not None:
-            messages = request.messages
+            messages = request.turns
             if attempt.won and not written.migrations:
                 messages += (Message("assistant", written.text),)
             house.conversations.remember(attempt.endpoint.name, messages)

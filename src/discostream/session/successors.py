@@ -184,7 +184,7 @@ class Successors:
                 continue
             if Carrier.TOKENS in endpoint.continues and vocabulary and endpoint.vocabulary == vocabulary:
                 yield name, Carrier.TOKENS
-            elif Carrier.TEXT in endpoint.continues:
+            elif Carrier.TEXT in endpoint.continues or self.request.raw_prompt is not None:
                 yield name, Carrier.TEXT
 
     @property

@@ -51,7 +51,11 @@ class Target:
             NoContinuation: It does not go on with the answer.
         """
         self._said.append(piece)
-        news = piece.text if self.proof is None else self.proof.feed(piece.text)
+        if self.proof is None:
+            return self._merged(piece.text) if piece.is_content else None
+        if piece.extra is not None and piece.extra.reasoning:
+            raise NoContinuation("began to think aloud")
+        news = self.proof.feed(piece.text)
         return self._merged(news) if news else None
 
     def end(self) -> Piece | None:
@@ -74,4 +78,4 @@ class Target:
         ids = [piece.token_ids for piece in counted]
         known = self.successor.by is Carrier.TOKENS and None not in ids
         merged = tuple(token for group in ids if group for token in group) if known else None
-        return Piece(news, sum(piece.tokens for piece in counted), merged)
+        return Piece(news, sum(piece.tokens for piece in counted), merged, self._said[-1].extra)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import anyio
 
 from discostream.core.pacing import Reader
+from discostream.core.seam import reasoning_is_open
 from discostream.core.stops import StopFilter
 from discostream.session.attempts import LiveAttempt
 from discostream.session.outlet import Outlet
-from discostream.types import Migration, Piece, Prefix
+from discostream.types import Extra, Migration, Piece, Prefix
 
 __all__ = ["Written"]
 
@@ -33,6 +34,8 @@ class Written:
         whole_ids: How many of them stand for text that was written; behind those, a source may have
             reported tokens whose text it still holds back.
         textless_tokens: How many tokens those are.
+        reasoned: Whether reasoning came that is no part of the text.
+        beyond_text: Whether there is more than text and reasoning, such as a tool call.
         last_at: When the latest token was written; the arrival, before there was one.
     """
 
@@ -45,8 +48,10 @@ class Written:
     token_ids: list[int] | None = field(default_factory=list)
     whole_ids: int = 0
     textless_tokens: int = 0
+    reasoned: bool = False
+    beyond_text: bool = False
     migrations: list[Migration] = field(default_factory=list)
-    _unsent: deque[tuple[LiveAttempt, str, int]] = field(default_factory=deque)
+    _unsent: deque[tuple[LiveAttempt, str, int, Extra | None]] = field(default_factory=deque)
 
     @property
     def holds_text(self) -> bool:
@@ -57,6 +62,23 @@ class Written:
     def stopped(self) -> bool:
         """Whether a stop string has ended the answer."""
         return self.stops.stopped
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is any of the answer."""
+        return bool(self.text) or self.reasoned or self.beyond_text
+
+    def unfit_to_move(self, *, opened: bool) -> str | None:
+        """Why nobody else can go on from its text; `None` if it can be done.
+
+        Args:
+            opened: Whether its prompt had opened a thought.
+        """
+        if self.beyond_text:
+            return "it holds more than text"
+        if (self.reasoned and not self.text) or reasoning_is_open(self.text, opened=opened):
+            return "the model is still reasoning"
+        return None
 
     @property
     def whole_tokens(self) -> int:
@@ -88,9 +110,13 @@ class Written:
         self.tokens += piece.tokens
         self.reader = self.reader.deliver(self.last_at, piece.tokens)
         self.textless_tokens += piece.tokens
-        self._keep_ids(piece)
-        if piece.text:
-            self._unsent.append((attempt, piece.text, self.textless_tokens))
+        if piece.text or piece.extra is None:
+            self._keep_ids(piece)
+        if piece.extra is not None:
+            self.reasoned = self.reasoned or bool(piece.extra.reasoning)
+            self.beyond_text = self.beyond_text or piece.extra.is_beyond_text
+        if piece.text or piece.extra is not None:
+            self._unsent.append((attempt, piece.text, self.textless_tokens, piece.extra))
             self.textless_tokens = 0
             await self._send(self._up_to_stop(piece.text))
 
@@ -109,14 +135,14 @@ class Written:
         return len(passed)
 
     async def _send(self, chars: int) -> None:
-        """Let so many characters leave, each under the name of whoever wrote it."""
-        while chars:
-            attempt, text, tokens = self._unsent.popleft()
+        """Let so many characters leave, each under the name of whoever wrote it, and what came with them."""
+        while chars or (self._unsent and not self._unsent[0][1]):
+            attempt, text, tokens, extra = self._unsent.popleft()
             if len(text) > chars:
-                self._unsent.appendleft((attempt, text[chars:], 0))
+                self._unsent.appendleft((attempt, text[chars:], 0, None))
                 text = text[:chars]
             chars -= len(text)
-            await self.outlet.put(text, tokens, attempt.endpoint.name)
+            await self.outlet.put(text, tokens, attempt.endpoint.name, extra)
 
     def _keep_ids(self, piece: Piece) -> None:
         if self.token_ids is None or piece.token_ids is None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from discostream.core.seam import EchoFilter
 from discostream.errors import Phase
-from discostream.types import Event, Finish, FinishReason, Piece, Prompt
+from discostream.types import Event, Extra, Finish, FinishReason, Piece, Prompt
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_chunk
 from discostream.wire.sse import SseDecoder, SseError
 
@@ -100,10 +100,18 @@ class AnswerReader:
                 yield Prompt(chunk.usage.prompt_tokens)
             self._usage = chunk.usage.filled_from(self._usage)
         text = self._without_repeats(chunk)
-        if text and self.finish_reason is None:
+        if self.finish_reason is None and chunk.extra is not None:
+            yield self._beyond_text(text, chunk.extra)
+        elif self.finish_reason is None and text:
             self.phase = Phase.DECODE
-            yield Piece(text, max(1, round(len(text) / CHARS_PER_TOKEN)))
+            yield Piece(text, _tokens(len(text)))
         self.finish_reason = self.finish_reason or chunk.finish_reason
+
+    def _beyond_text(self, text: str, extra: Extra) -> Piece:
+        piece = Piece(text, _tokens(len(text) + _chars(extra)), extra=extra)
+        if piece.is_content:
+            self.phase = Phase.DECODE
+        return piece
 
     def _without_repeats(self, chunk: UpstreamChunk) -> str:
         text = self._echo.feed(chunk.content)
@@ -114,3 +122,18 @@ class AnswerReader:
         if text:
             self._blank = ""
         return text
+
+
+def _tokens(chars: int) -> int:
+    return max(1, round(chars / CHARS_PER_TOKEN))
+
+
+def _chars(extra: Extra) -> int:
+    """How many characters a model wrote that are no text: what it thought, and what it calls tools with."""
+    chars = len(extra.reasoning)
+    calls = extra.delta.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        match call:
+            case {"function": {"arguments": str(arguments)}}:
+                chars += len(arguments)
+    return chars

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from discostream.types import FinishReason
+from discostream.types import Extra, FinishReason
 from discostream.wire.fields import count as _count
 from discostream.wire.fields import mapping as _dict
 
@@ -41,11 +41,17 @@ _TOO_LONG = (
 )
 _FINISH_REASONS = {
     "content_filter": FinishReason.CONTENT_FILTER,
+    "function_call": FinishReason.FUNCTION_CALL,
     "length": FinishReason.LENGTH,
     "limit": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
     "model_length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
 }
+_TEXT = frozenset({"content", "refusal", "role"})
+_REASONING = ("reasoning_content", "reasoning")
+"""What llama.cpp, DeepSeek and SGLang call it; and vLLM, OpenRouter and Ollama."""
+
 _BROKEN = ("abort", "cancelled", "error")
 
 
@@ -82,11 +88,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamChunk:
-    """What one chunk holds that matters here; reasoning and tool calls do not."""
+    """What one chunk holds."""
 
     content: str
     finish_reason: FinishReason | None
     usage: Usage | None
+    extra: Extra | None = None
 
 
 def decode_chunk(payload: bytes) -> UpstreamChunk:
@@ -100,9 +107,10 @@ def decode_chunk(payload: bytes) -> UpstreamChunk:
     choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
     delta = _dict(choice.get("delta"))
     return UpstreamChunk(
-        _text(delta.get("content")) or _text(delta.get("refusal")),
+        _text(delta.get("content")) or _text(delta.get("refusal")) or _text(choice.get("text")),
         _finish_reason(choice.get("finish_reason")),
         _usage(tree.get("usage")),
+        _extra(delta, choice.get("logprobs")),
     )
 
 
@@ -160,6 +168,17 @@ def _text(content: Any) -> str:
     parts = [_dict(part) for part in content] if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if part.get("type") == "text"]
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _extra(delta: dict[str, Any], logprobs: Any) -> Extra | None:
+    """What the choice says beside text, if it says anything."""
+    if not logprobs and _TEXT.issuperset(delta):
+        return None
+    more = {name: value for name, value in delta.items() if name not in _TEXT and value}
+    reasoning = [_text(more.pop(name, None)) for name in _REASONING]
+    if not (logprobs or more or any(reasoning)):
+        return None
+    return Extra(reasoning=reasoning[0] or reasoning[1], delta=more, logprobs=_dict(logprobs) or None)
 
 
 def _finish_reason(reason: Any) -> FinishReason | None:

@@ -70,6 +70,7 @@ class RehearsedEndpoint(Endpoint):
 
     def _follow(self) -> None:
         self.continues, self.vocabulary = self._inner.continues, self._inner.vocabulary
+        self.features = self._inner.features
         self.models, self.slots, self.energy = self._inner.models, self._inner.slots, self._inner.energy
 
 
