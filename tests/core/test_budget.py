@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -28,7 +29,7 @@ from discostream.core.budget import (
     most_prompt_tokens,
 )
 from discostream.errors import ConfigError
-from discostream.types import Kind, Message, Prefix, Request
+from discostream.types import Feature, Kind, Message, Prefix, Request
 
 BERLIN = ZoneInfo("Europe/Berlin")
 ZONES = [
@@ -232,3 +233,15 @@ def test_the_bound_on_prompt_tokens_counts_bytes_and_templates():
     assert fresh == TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS + 2 * len("user") + 5
     assert most_prompt_tokens(a_request("añb", "c"), Prefix("éé")) == fresh + MESSAGE_TOKENS + 4
     assert most_prompt_tokens(a_request("añb", "c"), Prefix("é", (1, 2, 3))) == fresh + MESSAGE_TOKENS + 3
+
+
+def test_the_bound_on_prompt_tokens_counts_what_is_no_text():
+    """Tools may be indented and come with rules of their own; pictures count for themselves."""
+    plain = a_request("abc")
+    fresh = most_prompt_tokens(plain, Prefix())
+    tools = replace(plain, fields={"tools": b"[{}]"}, needs=frozenset({Feature.TOOLS}))
+    assert most_prompt_tokens(tools, Prefix()) == fresh + 4 * 4 + TEMPLATE_TOKENS
+    kept = replace(plain, messages=(Message("user", "abc", b'{"role":"user","content":[{}]}'),))
+    assert most_prompt_tokens(kept, Prefix()) == fresh - len("userabc") + 30
+    pictured = replace(kept, needs=frozenset({Feature.IMAGES}))
+    assert most_prompt_tokens(pictured, Prefix()) == most_prompt_tokens(kept, Prefix()) + 4096

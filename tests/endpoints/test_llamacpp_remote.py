@@ -10,9 +10,9 @@ import anyio
 import pytest
 from aiohttp import web
 
-from discostream.config import EndpointSettings, convert_options
+from discostream.config import EndpointSettings, convert_options, settings_from
 from discostream.endpoints.llamacpp import LlamaCppEndpoint
-from discostream.errors import EndpointError, Phase
+from discostream.errors import ConfigError, EndpointError, Phase
 from discostream.types import Event, Kind, Message, Piece, Prefix, Request
 
 pytestmark = pytest.mark.anyio
@@ -185,3 +185,31 @@ async def test_a_server_that_runs_already_tells_its_slots(props: object, slots: 
         await endpoint.prepare()
         await endpoint.aclose()
     assert endpoint.slots == slots
+
+
+@pytest.mark.parametrize(
+    ("declared", "features"),
+    [(None, {"json", "logprobs", "completions", "images"}), (["tools"], {"tools"})],
+)
+async def test_a_server_tells_what_its_model_can_do(declared: list[str] | None, features: set[str]) -> None:
+    """Its template and its modalities count, unless the settings say otherwise."""
+    props = {
+        "total_slots": 1,
+        "chat_template_caps": {"supports_tools": False},
+        "modalities": {"vision": True, "audio": False},
+    }
+    async with server(hang, props) as base_url:
+        remote = {"name": "remote", "kind": "server", "dialect": "llamacpp", "base_url": base_url}
+        remote |= {"features": declared} if declared else {}
+        (settings,) = settings_from({"endpoint": [remote]}).endpoint
+        endpoint = LlamaCppEndpoint(settings, convert_options(settings, LlamaCppEndpoint.Options))
+        await endpoint.prepare()
+        await endpoint.aclose()
+    assert endpoint.features == features
+
+
+def test_an_unknown_feature_is_refused_by_name() -> None:
+    """The error says which there are."""
+    remote = {"name": "remote", "kind": "server", "dialect": "llamacpp", "features": ["tool"]}
+    with pytest.raises(ConfigError, match=r"features\[0\] = 'tool': must be one of tools, json, logprobs"):
+        settings_from({"endpoint": [remote]})

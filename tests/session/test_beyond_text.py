@@ -199,6 +199,14 @@ async def test_log_probabilities_come_with_their_tokens():
     assert "".join(told) == WORDS
 
 
+async def test_nobody_takes_over_before_what_is_no_text():
+    """A target is asked to go on where the source goes on with text, and not where it says something else."""
+    house = a_house([device(answer=LONG), server(answer=LONG, tbt_s=0.02)], {"cloud": 0.0}, migrate=True)
+    assert (await play(house)).outcome.migrations
+    annotated = a_request(needs=frozenset({Feature.LOGPROBS}))
+    assert (await play(house, annotated)).outcome.migrations == ()
+
+
 async def test_pacing_keeps_the_order():
     """Words wait for their time, and nothing overtakes them: thought, text and call leave as they came."""
     call = Piece("", extra=Extra(delta={"tool_calls": [{"index": 0}]}))

@@ -213,9 +213,11 @@ def _delta(call: dict[str, Any]) -> Piece:
 
 def _said(token: str, request: Request) -> Piece:
     """One token of text, with its log-probability if that is asked for: it is certain."""
-    certain = {"token": token, "logprob": 0.0, "bytes": list(token.encode()), "top_logprobs": []}
-    asked = Feature.LOGPROBS in request.needs
-    return Piece(token, 1, (_encode(token),), Extra(logprobs={"content": [certain]}) if asked else None)
+    extra = None
+    if Feature.LOGPROBS in request.needs:
+        certain = {"token": token, "logprob": 0.0, "bytes": list(token.encode()), "top_logprobs": []}
+        extra = Extra(logprobs={"content": [certain]})
+    return Piece(token, 1, (_encode(token),), extra)
 
 
 def _encode(token: str) -> int:

@@ -121,9 +121,9 @@ def pinned_by_needs(request: Request) -> Request:
 
 
 def able(request: Request, endpoints: Mapping[str, Endpoint], settings: PolicySettings) -> list[str]:
-    """The endpoints that may answer a request, and can."""
+    """The endpoints that may answer a request, and can; all that may, if none turns out to be able."""
     allowed = _allowed(request, endpoints, settings)
-    return [name for name in allowed if request.needs <= endpoints[name].features]
+    return [name for name in allowed if request.needs <= endpoints[name].features] or allowed
 
 
 def _allowed(request: Request, endpoints: Mapping[str, Endpoint], settings: PolicySettings) -> list[str]:
