@@ -51,7 +51,7 @@ def test_every_route_is_in_the_document(tmp_path: Path) -> None:
 def test_the_document_knows_every_field_of_a_chat_and_of_its_account() -> None:
     """What the decoder maps is described by name, and so is everything in the `disco` object."""
     described = set(SCHEMAS["ChatRequest"]["properties"])
-    assert described <= set(openai_schema._Body.__struct_fields__)
+    assert described <= set(openai_schema._ChatBody.__struct_fields__)
     account = Outcome(
         request_id="r",
         policy="disco",
