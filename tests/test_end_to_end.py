@@ -204,7 +204,7 @@ def test_a_prompt_longer_than_the_context_is_a_clear_400(tmp_path):
 
 def perform_demo() -> tuple[dict, set[tuple[str, str]]]:
     """What one `disco demo --json` told, and from where to where its answers moved for cost."""
-    done = disco("demo", "--json")
+    done = disco("demo", "--json", "--max-tokens", "100")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     migrations = [migration for answer in told["answers"] for migration in answer["disco"]["migrations"]]
@@ -212,6 +212,7 @@ def perform_demo() -> tuple[dict, set[tuple[str, str]]]:
     return told, {(move["from"], move["to"]) for move in migrations if move["reason"] == "cost"}
 
 
+@pytest.mark.alone
 def test_the_demo_shows_a_handoff_each_way():
     """`disco demo --json` prints one object: at least three answers, moves both ways, three ways compared."""
     both_ways = {("server", "device"), ("device", "server")}
