@@ -5,12 +5,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import re
 import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -135,10 +134,18 @@ def disco_serve(config: Path, **environ: str) -> Iterator[Serving]:
     )
     assert process.stderr
     try:
-        told = re.search(r"http\S+", process.stderr.readline())
-        assert told, process.stderr.read()
-        yield Serving(process, told[0])
+        yield Serving(process, _where(process.stderr))
     finally:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def _where(told: Iterable[str]) -> str:
+    """The address in what a gateway tells; its warnings come first."""
+    lines = []
+    for line in told:
+        if line.startswith("Serving "):
+            return line.split()[1]
+        lines.append(line)
+    raise AssertionError("".join(lines))
