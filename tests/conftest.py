@@ -21,29 +21,6 @@ MODEL = "smollm2-135m-instruct"
 KEY_VARIABLE = "DISCOSTREAM_TEST_ENGINE_KEY"
 
 
-ENGINE_TESTS = {
-    "cli/test_cli.py",
-    "cli/test_experiment.py",
-    "cli/test_profile.py",
-    "engine/test_shape.py",
-    "engine/test_supervisor.py",
-    "test_end_to_end.py",
-    "test_gateway_benchmark.py",
-    "test_handoff_engine.py",
-    "test_scoring.py",
-}
-"""Modules that start engines, or benchmarks; whoever uses a fixture for an engine is found by that."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what wants the machine for itself."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        module = item.path.relative_to(Path(__file__).parent).as_posix()
-        if module in ENGINE_TESTS or "smollm2_path" in fixtures or "llamacpp" in fixtures:
-            item.add_marker(pytest.mark.engine)
-
-
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -58,7 +35,7 @@ def smollm2_path() -> Path:
 @pytest.fixture(scope="session")
 def engine(smollm2_path: Path) -> Iterator[Engine]:
     """One running engine for all tests that do not harm it."""
-    engine = Engine(EngineSettings(model=smollm2_path, context_tokens=1024, batch_tokens=64))
+    engine = Engine(EngineSettings(model=smollm2_path, threads=1, context_tokens=1024, batch_tokens=64))
     engine.start()
     yield engine
     engine.stop()

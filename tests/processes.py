@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
-import re
+import select
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
+
+TIMEOUT_S = 180.0
+"""How long any command may take."""
 
 SCRIPTED_PAIR = """
 [[endpoint]]
@@ -50,7 +57,27 @@ def write_scripted_pair(folder: Path, answer: str = "The sky is blue because it 
 def disco(
     *arguments: str, folder: Path | None = None, typed: str | None = None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+    """Run one command to its end, in a fork of a process that has imported everything."""
+    if not hasattr(os, "fork"):
+        return disco_anew(*arguments, folder=folder, typed=typed, **environ)
+    with tempfile.TemporaryDirectory() as name:
+        streams = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
+        for stream, text in zip(streams, (typed or "", "", ""), strict=True):
+            stream.write_text(text, encoding="utf-8")
+        status = _in_a_fork(
+            arguments=arguments,
+            folder=str(folder or Path.cwd()),
+            environ={**os.environ, **environ},
+            streams=[str(stream) for stream in streams],
+        )
+        _, told, complained = (stream.read_text(encoding="utf-8") for stream in streams)
+    return subprocess.CompletedProcess(arguments, status, told, complained)
+
+
+def disco_anew(
+    *arguments: str, folder: Path | None = None, typed: str | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command from Python's start to its end."""
     return subprocess.run(
         [sys.executable, "-m", "discostream", *arguments],
         cwd=folder,
@@ -58,9 +85,30 @@ def disco(
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=TIMEOUT_S,
         check=False,
     )
+
+
+def _in_a_fork(**call: object) -> int:
+    forks = _forks()
+    assert forks.stdin
+    assert forks.stdout
+    print(json.dumps(call), file=forks.stdin, flush=True)
+    assert select.select([forks.stdout], [], [], TIMEOUT_S)[0], call
+    return int(forks.stdout.readline())
+
+
+@cache
+def _forks() -> subprocess.Popen[str]:
+    forks = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forks.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(forks.communicate)
+    return forks
 
 
 @dataclass
@@ -86,10 +134,18 @@ def disco_serve(config: Path, **environ: str) -> Iterator[Serving]:
     )
     assert process.stderr
     try:
-        told = re.search(r"http\S+", process.stderr.readline())
-        assert told, process.stderr.read()
-        yield Serving(process, told[0])
+        yield Serving(process, _where(process.stderr))
     finally:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def _where(told: Iterable[str]) -> str:
+    """The address in what a gateway tells; its warnings come first."""
+    lines = []
+    for line in told:
+        if line.startswith("Serving "):
+            return line.split()[1]
+        lines.append(line)
+    raise AssertionError("".join(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
@@ -15,8 +16,9 @@ from processes import disco, disco_serve
 
 from discostream.config import Settings, settings_from
 from discostream.endpoints.llamacpp import LlamaCppEndpoint
-from discostream.ledger.queries import recent
+from discostream.ledger.queries import history, recent
 from discostream.library import connect
+from discostream.types import Message
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("smollm2_path")]
 
@@ -116,6 +118,27 @@ async def busy_slots(endpoint: LlamaCppEndpoint) -> int:
         return sum(slot["is_processing"] for slot in await response.json())
 
 
+@pytest.mark.anyio
+async def test_a_conversation_of_a_hundred_turns_is_read_once(tmp_path):
+    """By the ledger, every turn finds all before it in the cache; what is left to read is the turn."""
+    laptop = {"name": "laptop", "kind": "device", "dialect": "llamacpp", "model": MODEL, "threads": 1}
+    ledger = tmp_path / "ledger.db"
+    tree = {"endpoint": [{**laptop, "context_tokens": 2048}], "ledger": {"path": str(ledger)}}
+    messages: list[Message] = []
+    async with connect(settings_from({**tree, "policy": {"name": "device-only"}})) as disco:
+        for turn in range(100):
+            messages.append(Message("user", f"Number {turn}?"))
+            answer = disco.stream(messages, max_tokens=1, temperature=0.0)
+            messages.append(Message("assistant", "".join([piece.text async for piece in answer])))
+    read = [outcome.attempts[0] for _, outcome in history(ledger, 100)]
+    assert len(read) == 100
+    a_turn = max(after.prompt_tokens - before.prompt_tokens for before, after in pairwise(read))
+    assert a_turn < 20
+    for before, after in pairwise(read):
+        assert after.cached_tokens >= before.prompt_tokens
+        assert after.prompt_tokens - after.cached_tokens <= a_turn
+
+
 def test_a_killed_gateway_leaves_no_child_and_keeps_its_ledger(tmp_path):
     """`kill -9` of the gateway: engines are gone within 5 s, and every settled request is on file."""
     config = tmp_path / "disco.toml"
@@ -204,7 +227,7 @@ def test_a_prompt_longer_than_the_context_is_a_clear_400(tmp_path):
 
 def perform_demo() -> tuple[dict, set[tuple[str, str]]]:
     """What one `disco demo --json` told, and from where to where its answers moved for cost."""
-    done = disco("demo", "--json")
+    done = disco("demo", "--json", "--max-tokens", "100")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     migrations = [migration for answer in told["answers"] for migration in answer["disco"]["migrations"]]
@@ -212,6 +235,7 @@ def perform_demo() -> tuple[dict, set[tuple[str, str]]]:
     return told, {(move["from"], move["to"]) for move in migrations if move["reason"] == "cost"}
 
 
+@pytest.mark.alone
 def test_the_demo_shows_a_handoff_each_way():
     """`disco demo --json` prints one object: at least three answers, moves both ways, three ways compared."""
     both_ways = {("server", "device"), ("device", "server")}

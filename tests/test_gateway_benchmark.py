@@ -92,6 +92,7 @@ def test_latencies_are_of_content_alone_and_gaps_less_those_of_the_upstream():
     assert told["gap_ms"] == [5.0] + [-1.0] * (client.CHUNKS - 2)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_quick_run_measures_everybody_and_finds_nothing_wrong():
     """An answer takes one upstream request, a race takes more, and every chunk comes once and in order."""
@@ -104,6 +105,7 @@ def test_a_quick_run_measures_everybody_and_finds_nothing_wrong():
     assert all(row["asked"] > 1.0 for row in rows if row["subject"] == gateway.RACE)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_dropped_chunk_fails_the_run(monkeypatch, capsys):
     """An upstream that leaves a chunk out of every answer is found out, whoever stands before it."""
@@ -115,6 +117,7 @@ def test_a_dropped_chunk_fails_the_run(monkeypatch, capsys):
     assert len(rows) == 4
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signal that does what Ctrl-C does")
 def test_ctrl_c_leaves_no_process_behind():

@@ -17,6 +17,7 @@ DELAYED_TOKENS = 3
 ROUTES = [(0, 2, Carrier.TOKENS), (1, 1, Carrier.TEXT), (2, 1, Carrier.TEXT)]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize(("number", "prompts", "by"), ROUTES, ids=["tokens", "text", "text and back"])
@@ -34,6 +35,7 @@ async def test_no_reader_notices_a_handoff(number, prompts, by):
     assert not any(pair.stayed.outcome.migrations for pair in pairs)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_warm_device_goes_on_at_once():

@@ -6,7 +6,7 @@ import json
 import socket
 
 import pytest
-from processes import disco, disco_serve, write_scripted_pair
+from processes import disco, disco_anew, disco_serve, write_scripted_pair
 
 from discostream.ledger.queries import totals
 
@@ -185,8 +185,8 @@ def test_sigterm_stops_the_gateway_cleanly(tmp_path):
 def test_a_piped_answer_is_untouched_and_a_narrow_encoding_survived(tmp_path):
     """A pipe gets the answer byte for byte; a character it cannot take is replaced."""
     write_scripted_pair(tmp_path, "a\\tb 漢")
-    assert disco("chat", "hi", folder=tmp_path, PYTHONIOENCODING="utf-8").stdout == "a\tb 漢\n"
-    assert disco("chat", "hi", folder=tmp_path, PYTHONIOENCODING="cp1252").stdout == "a\tb ?\n"
+    assert disco_anew("chat", "hi", folder=tmp_path, PYTHONIOENCODING="utf-8").stdout == "a\tb 漢\n"
+    assert disco_anew("chat", "hi", folder=tmp_path, PYTHONIOENCODING="cp1252").stdout == "a\tb ?\n"
 
 
 def test_the_doctor_reports_settings_that_cannot_work(tmp_path):
@@ -231,7 +231,7 @@ def test_broken_text_is_refused(tmp_path):
 
 def test_version():
     """`disco --version` tells it."""
-    assert disco("--version").stdout.startswith("disco 0.")
+    assert disco_anew("--version").stdout.startswith("disco 0.")
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

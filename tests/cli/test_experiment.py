@@ -574,6 +574,7 @@ def test_other_programs_are_seen():
     assert before.taken_by_others(before) == 0.0
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.usefixtures("smollm2_path")
 def test_the_real_engine(tmp_path):

@@ -342,6 +342,7 @@ def test_budgets_of_others_do_not_stop_a_probe(tmp_path):
     assert [budget.usd for budget in alone(settings, [cloud]).budget] == [1.0]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_embedded_pair_is_measured_for_real(smollm2_path, tmp_path):
     """Real engines: the device's line has a slope, its prompts were not in the cache, both tell a pace."""

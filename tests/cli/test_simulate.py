@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import subprocess
-import sys
 
 import pytest
+from processes import disco
 
 FIELDS = [
     "policy",
@@ -36,15 +36,14 @@ FIELDS = [
 ]
 
 
-def disco(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "discostream", "simulate", "--requests", "500", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return disco("simulate", "--requests", "500", *arguments)
 
 
 def test_json_is_a_list_of_cells():
     """One object for each policy and share, as documented; the same seed gives the same bytes."""
     arguments = ("--policy", "server-only,disco", "--share", "0.1,0.5", "--format", "json")
-    first, again = disco(*arguments), disco(*arguments)
+    first, again = simulate(*arguments), simulate(*arguments)
     assert first.returncode == 0, first.stderr
     assert first.stdout == again.stdout
     cells = json.loads(first.stdout)
@@ -58,7 +57,7 @@ def test_json_is_a_list_of_cells():
 
 def test_csv_has_the_same_cells():
     """A header and a row for each cell."""
-    told = disco("--policy", "disco", "--format", "csv")
+    told = simulate("--policy", "disco", "--format", "csv")
     (row,) = csv.DictReader(io.StringIO(told.stdout))
     assert list(row) == FIELDS
     assert float(row["p99_ttft_s"]) >= float(row["p50_ttft_s"])
@@ -66,7 +65,7 @@ def test_csv_has_the_same_cells():
 
 def test_the_table_says_what_it_rests_on():
     """Every policy has a line, and what was estimated is said below."""
-    told = disco("--constraint", "device")
+    told = simulate("--constraint", "device")
     for policy in ("server-only", "device-only", "stochastic", "disco", "optimal"):
         assert f"\n{policy} " in f"\n{told.stdout}"
     assert "The share holds back the device" in told.stdout
@@ -76,7 +75,7 @@ def test_the_table_says_what_it_rests_on():
 def test_the_page_needs_nothing_else(tmp_path):
     """The page holds tables, curves and what draws them, and loads nothing."""
     path = tmp_path / "page.html"
-    told = disco("--share", "0.2,0.6", "--html", str(path))
+    told = simulate("--share", "0.2,0.6", "--html", str(path))
     page = path.read_text()
     assert told.returncode == 0, told.stderr
     assert "Spend against TTFT" in page
@@ -109,7 +108,7 @@ def test_the_page_needs_nothing_else(tmp_path):
 )
 def test_mistakes_are_told_in_a_line(arguments, message):
     """Status 2, the option, the value and what would be right; no traceback."""
-    told = disco(*arguments)
+    told = simulate(*arguments)
     assert told.returncode == 2
     assert message in told.stderr
     assert "Traceback" not in told.stderr

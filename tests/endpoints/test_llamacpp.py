@@ -261,7 +261,7 @@ async def test_an_embedded_engine_lives_and_dies_with_its_endpoint(
     engine_endpoint: LlamaCppEndpoint, llamacpp: Build
 ) -> None:
     """The embedded model is ready after `prepare`, survives a crash of its engine, and ends with `aclose`."""
-    endpoint = llamacpp(context_tokens=512)
+    endpoint = llamacpp(threads=1, context_tokens=512)
     try:
         await endpoint.prepare()
         assert endpoint.vocabulary is not None
