@@ -95,10 +95,16 @@ class AClient:
         self.outcome: Outcome | None = None
         self._leaves_after = leaves_after
 
-    async def take(self, piece: Delivered) -> None:
+    def take(self, piece: Delivered) -> None:
         self.pieces.append(piece)
         if len(self.pieces) == self._leaves_after:
             self.left.cancel()
+
+    @property
+    def is_full(self) -> bool:
+        return self.left.cancel_called
+
+    async def room(self) -> None:
         await anyio.lowlevel.checkpoint()
 
     def settled(self, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import uuid
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -66,8 +66,11 @@ Messages: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
 STARTING, READY, FAILED = "starting", "ready", "failed"
 """How an endpoint stands; why one has failed is in the log, and in the next request's error."""
 
-PIECES_AHEAD = 64
-"""Pieces that may wait for a slow reader before the answer waits too."""
+CHARS_AHEAD = 1 << 14
+"""Characters that may wait for a slow reader before the answer waits too."""
+
+PIECE_CHARS = 256
+"""What a piece takes of that for itself, however short it is."""
 
 DROPPED_AFTER_S = 1.0
 """How soon an answer that waits for its reader looks whether there still is one."""
@@ -334,6 +337,7 @@ class Answer:
     def __init__(self, request: Request) -> None:
         self.request = request
         self._progress = _Progress(weakref.ref(self))
+        self._unread: deque[Delivered] = deque()
         self._abandoned = False
 
     @property
@@ -351,12 +355,25 @@ class Answer:
             AllEndpointsFailed: Nothing could answer, or go on answering.
             AnswerInterrupted: The connection was closed first.
         """
-        try:
-            return await self._progress.pieces_out.receive()
-        except (anyio.EndOfStream, anyio.ClosedResourceError):
-            self._progress.pieces_out.close()
+        if not self._unread:
+            self._unread.extend(await self.pieces())
+        if not self._unread:
+            raise StopAsyncIteration
+        return self._unread.popleft()
+
+    async def pieces(self) -> list[Delivered]:
+        """All pieces that have come and were not read yet; waits until there is one. None at the end.
+
+        Raises:
+            AllEndpointsFailed: Nothing could answer, or go on answering.
+            AnswerInterrupted: The connection was closed first.
+        """
+        if not self._abandoned:
+            pieces = await self._progress.read()
+            if pieces:
+                return pieces
             self._raise_unless_whole()
-            raise StopAsyncIteration from None
+        return []
 
     def _raise_unless_whole(self) -> None:
         if self._progress.failure is not None:
@@ -367,7 +384,7 @@ class Answer:
     async def aclose(self) -> None:
         """Abandon the answer and wait until it is settled. Safe to call twice, and after its end."""
         self._abandoned = True
-        self._progress.pieces_out.close()
+        self._unread.clear()
         self._progress.left.cancel()
         with anyio.CancelScope(shield=True):
             await self._progress.over.wait()
@@ -378,11 +395,6 @@ class Answer:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def __del__(self) -> None:
-        # The collector may run in any thread, so a running answer is left to notice by itself.
-        if self._progress.over.is_set():
-            self._progress.pieces_out.close()
-
 
 class _Progress:
     """What an answer and the task behind it share; it is the `Client` that the session knows."""
@@ -392,7 +404,10 @@ class _Progress:
         self.over = anyio.Event()
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
-        self.pieces_in, self.pieces_out = anyio.create_memory_object_stream[Delivered](PIECES_AHEAD)
+        self._pieces: list[Delivered] = []
+        self._waiting = 0
+        self._came = anyio.Event()
+        self._went = anyio.Event()
         self._reader = reader
 
     async def follow(self, request: Request, house: House) -> None:
@@ -406,19 +421,33 @@ class _Progress:
             self.failure = error
         finally:
             self.over.set()
-            self.pieces_in.close()
-            if self._reader() is None:
-                self.pieces_out.close()
+            self._came.set()
 
-    async def take(self, piece: Delivered) -> None:
-        while self._reader() is not None:
-            try:
-                with anyio.move_on_after(DROPPED_AFTER_S):
-                    await self.pieces_in.send(piece)
-                    return
-            except anyio.BrokenResourceError:
-                break
-        self.left.cancel()
+    def take(self, piece: Delivered) -> None:
+        self._pieces.append(piece)
+        self._waiting += PIECE_CHARS + len(piece.text)
+        self._came.set()
+
+    async def read(self) -> list[Delivered]:
+        """All that has come; waits for something. Nothing once everything was read, and is over."""
+        while not self._pieces and not self.over.is_set():
+            self._came = anyio.Event()
+            await self._came.wait()
+        pieces, self._pieces, self._waiting = self._pieces, [], 0
+        self._went.set()
+        return pieces
+
+    @property
+    def is_full(self) -> bool:
+        return self._waiting > CHARS_AHEAD or self._reader() is None
+
+    async def room(self) -> None:
+        while self._waiting > CHARS_AHEAD and self._reader() is not None:
+            self._went = anyio.Event()
+            with anyio.move_on_after(DROPPED_AFTER_S):
+                await self._went.wait()
+        if self._reader() is None:
+            self.left.cancel()
         await anyio.lowlevel.checkpoint()
 
     def settled(self, outcome: Outcome) -> None:

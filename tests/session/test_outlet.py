@@ -120,10 +120,12 @@ async def test_a_client_that_breaks_is_told_apart_from_one_that_leaves(mode):
     """What a client raises comes out of the session as it is, and into the account, paced or not."""
 
     class Broken:
+        is_full = False
+
         def __init__(self) -> None:
             self.left, self.outcome = anyio.CancelScope(), None
 
-        async def take(self, piece) -> None:
+        def take(self, piece) -> None:
             raise RuntimeError("no more paper")
 
         def settled(self, outcome) -> None:
@@ -143,10 +145,15 @@ async def test_a_client_that_does_not_read_stops_the_source(monkeypatch):
     monkeypatch.setattr("discostream.session.outlet.WORDS_WAITING", 4)
 
     class Stuck:
+        is_full = True
+
         def __init__(self) -> None:
             self.left, self.outcome = anyio.CancelScope(), None
 
-        async def take(self, piece) -> None:
+        def take(self, piece) -> None:
+            self.taken = piece
+
+        async def room(self) -> None:
             await anyio.sleep_forever()
 
         def settled(self, outcome) -> None:

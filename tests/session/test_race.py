@@ -209,7 +209,9 @@ async def test_a_slow_reader_does_not_make_an_endpoint_slow():
     """The pace that is learnt is the endpoint's own, not that of whoever reads."""
 
     class Slow(AClient):
-        async def take(self, piece):
+        is_full = True
+
+        async def room(self):
             await anyio.sleep(1.0)
 
     client = Slow()

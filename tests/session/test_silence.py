@@ -187,11 +187,15 @@ async def test_who_must_not_be_rescued_waits():
 class Slow:
     """Takes five seconds over every piece."""
 
+    is_full = True
+
     def __init__(self) -> None:
         self.left, self.text, self.outcome = anyio.CancelScope(), "", None
 
-    async def take(self, piece: Delivered) -> None:
+    def take(self, piece: Delivered) -> None:
         self.text += piece.text
+
+    async def room(self) -> None:
         await anyio.sleep(5.0)
 
     def settled(self, outcome: Outcome) -> None:

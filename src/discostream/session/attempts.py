@@ -1,17 +1,18 @@
-"""The attempts of one request: each runs in a task of its own and reports into one inbox."""
+"""The attempts of one request: each runs in a task of its own, and reports to whoever listens."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from discostream.endpoints.base import Endpoint
@@ -19,12 +20,9 @@ from discostream.errors import AllEndpointsFailed, BudgetSpent, EndpointError, P
 from discostream.session.purse import Purse, Reservation
 from discostream.types import AttemptOutcome, Event, Finish, Piece, Prefix, Prompt, Request
 
-__all__ = ["Attempts", "LiveAttempt", "Report"]
+__all__ = ["Attempts", "Listener", "LiveAttempt", "Report"]
 
 log = logging.getLogger(__name__)
-
-INBOX_SIZE = 64
-"""Reports that may wait; beyond it an attempt waits too, and so does its upstream."""
 
 
 @dataclass(eq=False)
@@ -124,6 +122,19 @@ class LiveAttempt:
 Report: TypeAlias = tuple[LiveAttempt, Event | EndpointError]
 
 
+class Listener(Protocol):
+    """Whoever hears reports as soon as they are made, in the task of the attempt that makes them."""
+
+    def hear(self, attempt: LiveAttempt, report: Event | EndpointError, at: float) -> None:
+        """Take a report that was made at this moment."""
+
+    def must_wait(self, attempt: LiveAttempt) -> bool:
+        """Whether an attempt should wait before it asks its endpoint for more."""
+
+    async def room(self) -> None:
+        """Wait until it need not."""
+
+
 class Attempts:
     """Starts attempts, hears from them, and cancels them. An async context manager.
 
@@ -151,14 +162,15 @@ class Attempts:
         self.purse = purse
         self.refused: dict[str, BudgetSpent] = {}
         self.started: list[LiveAttempt] = []
-        self._reports, self._inbox = anyio.create_memory_object_stream[Report](INBOX_SIZE)
-        self._stack = AsyncExitStack()
+        self._inbox: deque[Report] = deque()
+        self._came = anyio.Event()
+        self._listener: Listener | None = None
+        self._fault: Exception | None = None
         self._tasks: TaskGroup
 
     async def __aenter__(self) -> Attempts:
-        self._stack.enter_context(self._inbox)
-        self._stack.enter_context(self._reports)
-        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
@@ -166,7 +178,7 @@ class Attempts:
     ) -> bool | None:
         for attempt in self.started:
             attempt.cancel()
-        return await self._stack.__aexit__(kind, error, trace)
+        return await self._tasks.__aexit__(kind, error, trace)
 
     @property
     def prompt_tokens(self) -> int:
@@ -213,20 +225,64 @@ class Attempts:
     async def hear(self, until: float = math.inf) -> Report | None:
         """The next report of an attempt nobody cancelled; `None` when the moment `until` comes first.
 
-        A report that waits already is heard even after that moment: whoever sent it was in time, and a slow
-        client kept us.
+        Only until somebody else listens. A report that waits already is heard even after that moment.
         """
-        report = await self._next_report(until)
-        while report is not None and report[0].scope.cancel_called:
-            report = await self._next_report(until)
-        return report
+        while True:
+            while self._inbox:
+                attempt, report = self._inbox.popleft()
+                if not attempt.scope.cancel_called:
+                    return attempt, report
+            if not await self.news(until):
+                return None
 
-    async def _next_report(self, until: float) -> Report | None:
-        with suppress(anyio.WouldBlock):
-            return self._inbox.receive_nowait()
+    async def news(self, until: float) -> bool:
+        """Wait until there is a report for `hear`, or `wake` is called; `False` if the moment comes first.
+
+        Raises:
+            Exception: Whatever a listener raised.
+        """
         with anyio.CancelScope(deadline=until):
-            return await self._inbox.receive()
-        return None
+            await self._came.wait()
+        came = self._came.is_set()
+        self._came = anyio.Event()
+        if self._fault is not None:
+            raise self._fault
+        return came
+
+    def wake(self) -> None:
+        """Let `news` return."""
+        self._came.set()
+
+    def listen(self, listener: Listener) -> None:
+        """From now on, reports go there at once; those that wait for `hear`, too."""
+        self._listener = listener
+        while self._inbox:
+            attempt, report = self._inbox.popleft()
+            self._pass(attempt, report, anyio.current_time())
+
+    def _pass(self, attempt: LiveAttempt, report: Event | EndpointError, at: float) -> None:
+        """Let a report be heard, unless nobody wants it any more."""
+        if attempt.scope.cancel_called:
+            return
+        if self._listener is None:
+            self._inbox.append((attempt, report))
+            self.wake()
+            return
+        try:
+            self._listener.hear(attempt, report, at)
+        except Exception as error:
+            self._fault = error  # the attempt has no part in it, and whoever waits for news is told
+            self.wake()
+
+    async def _until_wanted(self, attempt: LiveAttempt) -> bool:
+        """Wait before more is asked for: for the race to go on, or for a slow client; whether it had to."""
+        if self._listener is None:
+            await anyio.lowlevel.checkpoint()
+        elif self._listener.must_wait(attempt):
+            await self._listener.room()
+        else:
+            return False
+        return True
 
     async def _pump(self, attempt: LiveAttempt) -> None:
         try:
@@ -245,24 +301,25 @@ class Attempts:
                 async with aclosing(attempt.endpoint.generate(attempt.request, attempt.prefix)) as events:
                     asked_at = anyio.current_time()
                     async for event in events:
-                        attempt.note(event, asked_at, anyio.current_time())
+                        at = anyio.current_time()
+                        attempt.note(event, asked_at, at)
                         if isinstance(event, Prompt):
                             attempt.reservation.shrink(event.tokens)
-                        await self._reports.send((attempt, event))
-                        asked_at = anyio.current_time()
+                        self._pass(attempt, event, at)
+                        asked_at = anyio.current_time() if await self._until_wanted(attempt) else at
                 if attempt.finish is None:
                     raise _broke(attempt, "the stream ended without a finish")
             except EndpointError as error:
-                await self._fail(attempt, error)
+                self._fail(attempt, error)
             except Exception as error:
                 log.exception("%r: the adapter raised what it should have translated", attempt.endpoint)
-                await self._fail(attempt, _broke(attempt, f"{type(error).__name__}: {error}"))
+                self._fail(attempt, _broke(attempt, f"{type(error).__name__}: {error}"))
 
-    async def _fail(self, attempt: LiveAttempt, error: EndpointError) -> None:
+    def _fail(self, attempt: LiveAttempt, error: EndpointError) -> None:
         never = isinstance(error, BudgetSpent)
         attempt.error = error
         attempt.outcome = AttemptOutcome.NOT_STARTED if never else AttemptOutcome.FAILED
-        await self._reports.send((attempt, error))
+        self._pass(attempt, error, anyio.current_time())
 
 
 def _broke(attempt: LiveAttempt, message: str) -> EndpointError:

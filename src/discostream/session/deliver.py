@@ -87,21 +87,44 @@ class Delivery:
         self.blamed_from = len(self.failures)
         for event in lead.events:
             if self.state not in FINAL:
-                await self._from_source(event)
+                self._from_source(event, anyio.current_time())
+        self.attempts.listen(self)
         while self.state not in FINAL:
-            heard = await self.attempts.hear(
-                until=self.target.late_at if self.target else self.listening_until
-            )
-            if heard is None:
-                await self._on_time()
-            elif heard[0] is self.source:
-                await self._from_source(heard[1])
-            elif self.target and heard[0] is self.target.attempt:
-                await self._from_target(self.target, heard[1])
+            if not await self.attempts.news(self._due_at) and self._due_at <= anyio.current_time():
+                self._on_time()
         await self.written.close()
         if self.finish is None:
             raise self.attempts.exhausted(self.failures)
         return self.finish
+
+    def hear(self, attempt: LiveAttempt, report: Event | EndpointError, at: float) -> None:
+        """See `Listener.hear`."""
+        if self.state in FINAL:
+            return
+        due_at = self._due_at
+        if attempt is self.source:
+            self._from_source(report, at)
+        elif self.target is not None and attempt is self.target.attempt:
+            self._from_target(self.target, report, at)
+        if self._due_at < due_at or self.state in FINAL:
+            self.attempts.wake()
+
+    def must_wait(self, attempt: LiveAttempt) -> bool:
+        """See `Listener.must_wait`. What a target says is not for the client yet."""
+        return attempt is self.source and self.written.outlet.is_full
+
+    async def room(self) -> None:
+        """See `Listener.room`. A source that waits for the client is not taken for silent."""
+        self.listening_until = math.inf
+        await self.written.outlet.room()
+        self.pulse = self.pulse.resume(anyio.current_time())
+        self.listening_until = self.pulse.silent_at
+        self.attempts.wake()
+
+    @property
+    def _due_at(self) -> float:
+        """When something has to be done if nobody speaks."""
+        return self.target.late_at if self.target else self.listening_until
 
     def why_stayed(self) -> str | None:
         """Why the answer did not move for cost; `None` if it did, or if there was none."""
@@ -117,8 +140,9 @@ class Delivery:
             return self.decision.in_words()
         return "no other endpoint could go on with it at a lower price"
 
-    async def _from_source(self, report: Event | EndpointError) -> None:
-        self.pulse = self.pulse.beat(anyio.current_time())
+    def _from_source(self, report: Event | EndpointError, at: float) -> None:
+        self.pulse = self.pulse.beat(at)
+        self.listening_until = self.pulse.silent_at
         match report:
             case Piece() if self.state is State.PREPARING:
                 self.held.append(report)
@@ -126,47 +150,45 @@ class Delivery:
                 if self.state is State.HEDGING:
                     self._signal(Signal.SOURCE_SPOKE)
                     self._cancel_target("the source spoke again")
-                if not await self._moves_before(report):
-                    await self._write(report)
+                if not self._moves_before(report, at):
+                    self._write(report, at)
             case Finish(reason):
-                await self._finish_at_source(reason)
+                self._finish_at_source(reason)
             case EndpointError() if self._is_full():
-                await self._finish_at_source(FinishReason.LENGTH)
+                self._finish_at_source(FinishReason.LENGTH)
             case EndpointError():
-                await self._lose_source(report)
-        self.pulse = self.pulse.resume(anyio.current_time())
-        self.listening_until = self.pulse.silent_at
+                self._lose_source(report)
 
-    async def _from_target(self, target: Target, report: Event | EndpointError) -> None:
+    def _from_target(self, target: Target, report: Event | EndpointError, at: float) -> None:
         try:
             match report:
                 case Piece():
                     if piece := target.hear(report):
-                        await self._hand_off(target, piece)
+                        self._hand_off(target, piece, at)
                 case Finish(reason):
-                    await self._end_of_target(target, reason)
+                    self._end_of_target(target, reason, at)
                 case EndpointError():
                     self._note_failure(report)
-                    await self._drop_target("it failed")
+                    self._drop_target("it failed")
         except NoContinuation as error:
-            await self._refuse(target, str(error))
+            self._refuse(target, str(error))
 
-    async def _on_time(self) -> None:
+    def _on_time(self) -> None:
         """Nobody has spoken until the moment that something was due."""
         if self.target is None:
-            await self._hedge()
+            self._hedge()
         else:
             self.late.add(self.target.name)
-            await self._drop_target("it was late")
+            self._drop_target("it was late")
 
-    async def _moves_before(self, following: Piece) -> bool:
+    def _moves_before(self, following: Piece, at: float) -> bool:
         """Let another endpoint take over if the rest, from `following` on, should be generated there."""
         if self.moves >= self.settings.max_moves or self.written.holds_text or self._must_stay() is not None:
             return False
         if following.extra is not None:  # nobody can be asked to go on with that
             return False
         spent = {*self.failed, self.source.endpoint.name}
-        successor, decision = self.successors.weigh(self.source, following, spent, self.moves)
+        successor, decision = self.successors.weigh(self.source, following, spent, self.moves, at)
         self.decision = decision or self.decision
         if successor is None or decision is None:
             return False
@@ -195,7 +217,7 @@ class Delivery:
     def _unfit_to_move(self) -> str | None:
         return self.written.unfit_to_move(opened=self.source.opens_thought)
 
-    async def _hedge(self) -> None:
+    def _hedge(self) -> None:
         """The source has been silent for too long: start another, unless the reader has enough to wait."""
         able = [] if self._is_full() else self._rescuers()
         if not able:
@@ -207,23 +229,23 @@ class Delivery:
         self._signal(Signal.SOURCE_SILENT)
         self._rescue_by(able, str(self._blame(self._silence())))
 
-    async def _lose_source(self, error: EndpointError) -> None:
+    def _lose_source(self, error: EndpointError) -> None:
         """The source broke: whoever is being prepared goes on, or somebody else."""
         self._signal(Signal.SOURCE_BROKE)
         self.failed.add(error.endpoint)
         self.failures.insert(self.blamed_from, error)  # its silence came before what its hedges died of
         if self.target is None:
-            await self._rescue()
+            self._rescue()
         elif self.target.reason is MigrationReason.RESCUE:
             self.target.why = str(error)
         elif self._may_be_rescued():
             self.target.reason, self.target.why = MigrationReason.RESCUE, str(error)
         else:
-            await self._drop_target("the source broke, and rescues are not allowed")
+            self._drop_target("the source broke, and rescues are not allowed")
 
-    async def _rescue(self) -> None:
+    def _rescue(self) -> None:
         """Let another endpoint go on. The last one that can is never cut, even if it was late before."""
-        await self._release_held()
+        self._release_held()
         if self.written.stopped:
             self._signal(Signal.COMPLETE)
             self.finish = FinishReason.STOP
@@ -287,7 +309,7 @@ class Delivery:
         self.target = Target(attempt, successor, reason, why, late_at, sent, proof)
         self._log("asks %s to go on (%s: %s)", successor.name, reason.value, why)
 
-    async def _hand_off(self, target: Target, piece: Piece) -> None:
+    def _hand_off(self, target: Target, piece: Piece, at: float) -> None:
         written = self.written
         if self.state is State.HEDGING:
             self.failures.insert(self.blamed_from, self._blame(self._silence()))
@@ -302,14 +324,14 @@ class Delivery:
                 at_token=written.tokens,
                 at_char=len(written.text),
                 reason=target.reason,
-                gap_s=anyio.current_time() - written.last_at,
+                gap_s=at - written.last_at,
                 by=target.successor.by,
                 why=target.why,
             )
         )
         self._log("goes on at %s from token %d", target.name, written.tokens)
         self._become_source(target.attempt)
-        await self._write(piece)
+        self._write(piece, at)
 
     def _become_source(self, attempt: LiveAttempt) -> None:
         attempt.outcome = AttemptOutcome.MIGRATED_TO
@@ -323,18 +345,18 @@ class Delivery:
             self.source.outcome = AttemptOutcome.MIGRATED_FROM
         self.source.cancel()
 
-    async def _finish_at_source(self, reason: FinishReason) -> None:
+    def _finish_at_source(self, reason: FinishReason) -> None:
         self._signal(Signal.SOURCE_FINISHED)
         self._cancel_target("the source had finished")
-        await self._release_held()
+        self._release_held()
         self.finish = FinishReason.STOP if self.written.stopped else reason
 
-    async def _end_of_target(self, target: Target, reason: FinishReason) -> None:
+    def _end_of_target(self, target: Target, reason: FinishReason, at: float) -> None:
         """A target that ends before it has proved itself: held back too long, believed, or dropped."""
         if piece := target.end():
-            await self._hand_off(target, piece)
+            self._hand_off(target, piece, at)
             if self.state is State.STREAMING:
-                await self._from_source(Finish(reason))
+                self._from_source(Finish(reason), at)
         elif target.reason is MigrationReason.RESCUE and self._may_be_whole(target, reason):
             self._signal(Signal.COMPLETE)
             self._let_source_go()
@@ -342,54 +364,54 @@ class Delivery:
             self.finish = reason
         else:
             self._distrust(target)
-            await self._drop_target("it ended the answer at once")
+            self._drop_target("it ended the answer at once")
 
     def _may_be_whole(self, target: Target, reason: FinishReason) -> bool:
         """Whether a rescuer that adds nothing is believed; in its own tokens the answer may be full."""
         return reason is FinishReason.LENGTH or target.agrees or ends_sentence(self.written.text)
 
-    async def _refuse(self, target: Target, why: str) -> None:
+    def _refuse(self, target: Target, why: str) -> None:
         """Drop a target that does not go on; ask it once more if it was asked to say a word again."""
         if target.sent == self.written.text:
             self._distrust(target)
-            await self._drop_target(why)
+            self._drop_target(why)
             return
         self._cancel_target(why)
         try:
             self._start_target(target.successor, target.reason, target.why, target.late_at, exact=True)
         except BudgetSpent as error:
             self._note_failure(error)
-            await self._drop_target(str(error))
+            self._drop_target(str(error))
 
     def _distrust(self, target: Target) -> None:
         """Ask a rescuer for nothing more; but one that was asked at an earlier seam may try from the end."""
         if target.reason is MigrationReason.RESCUE and not self.held:
             self.failed.add(target.name)
 
-    async def _drop_target(self, why: str) -> None:
+    def _drop_target(self, why: str) -> None:
         self._signal(Signal.TARGET_DROPPED)
         self._cancel_target(why)
         if self.state is State.RESCUING:
-            await self._rescue()
+            self._rescue()
         else:
-            await self._release_held()
+            self._release_held()
             self.listening_until = self.pulse.silent_at
 
-    async def _release_held(self) -> None:
+    def _release_held(self) -> None:
         held, self.held = self.held, []
         for piece in held:
-            await self._write(piece)
+            self._write(piece, anyio.current_time())
 
-    async def _write(self, piece: Piece) -> None:
-        """Deliver a piece; nothing comes behind a stop string."""
+    def _write(self, piece: Piece, at: float) -> None:
+        """Deliver a piece that came at this moment; nothing comes behind a stop string."""
         if not self.written.stopped:
-            await self.written.write(self.source, piece)
-            await self._end_if_stopped()
+            self.written.write(self.source, piece, at)
+            self._end_if_stopped()
 
-    async def _end_if_stopped(self) -> None:
+    def _end_if_stopped(self) -> None:
         if self.written.stopped and self.state is State.STREAMING:
             self.source.cancel()
-            await self._finish_at_source(FinishReason.STOP)
+            self._finish_at_source(FinishReason.STOP)
 
     def _cancel_target(self, why: str) -> None:
         if self.target:

@@ -14,7 +14,7 @@ from discostream.core.profile import Known
 from discostream.endpoints.base import Endpoint
 from discostream.session.conversations import Conversations
 from discostream.session.knowledge import Knowledge
-from discostream.session.outlet import Emit, Outlet, PacedOutlet
+from discostream.session.outlet import Outlet, PacedOutlet, Sink
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply
 from discostream.session.purse import Purse
@@ -90,9 +90,9 @@ class House:
     purse: Purse = field(default_factory=Purse)
     pacing: PacingSettings = field(default_factory=PacingSettings)
 
-    def outlet(self, request: Request, emit: Emit) -> Outlet:
+    def outlet(self, request: Request, client: Sink) -> Outlet:
         """The way out for one answer."""
         if self.pacing.mode == "immediate":
-            return Outlet(request.arrived_at, emit)
+            return Outlet(request.arrived_at, client)
         rate = self.migration.consumption_tokens_per_s
-        return PacedOutlet(request.arrived_at, emit, rate, self.pacing.max_lag_s)
+        return PacedOutlet(request.arrived_at, client, rate, self.pacing.max_lag_s)

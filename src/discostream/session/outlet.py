@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeAlias
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,13 +14,24 @@ from anyio.abc import TaskGroup
 from discostream.core.pacing import release_in_s, words_of
 from discostream.types import Delivered, Extra
 
-__all__ = ["Emit", "Outlet", "PacedOutlet"]
-
-Emit: TypeAlias = Callable[[Delivered], Awaitable[None]]
-"""Takes one delivered piece to the client; waits while the client is slow."""
+__all__ = ["Outlet", "PacedOutlet", "Sink"]
 
 WORDS_WAITING = 1024
 """Beyond so many, whoever brings more waits too, and so does its upstream."""
+
+
+class Sink(Protocol):
+    """Where pieces go in the end."""
+
+    def take(self, piece: Delivered) -> None:
+        """Receive a piece."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what comes next should wait, because the client is slow."""
+
+    async def room(self) -> None:
+        """Wait until it need not."""
 
 
 class Outlet:
@@ -29,16 +39,16 @@ class Outlet:
 
     Args:
         arrived_at: When the request arrived.
-        emit: Takes pieces to the client.
+        sink: The client.
 
     Attributes:
         delivered_s: When each delivered token left us, seconds after arrival.
     """
 
-    def __init__(self, arrived_at: float, emit: Emit) -> None:
+    def __init__(self, arrived_at: float, sink: Sink) -> None:
         self.delivered_s: list[float] = []
         self._arrived_at = arrived_at
-        self._emit = emit
+        self._sink = sink
 
     async def __aenter__(self) -> Outlet:
         return self
@@ -48,11 +58,20 @@ class Outlet:
     ) -> None:
         return
 
-    async def put(self, text: str, tokens: int, endpoint: str, extra: Extra | None = None) -> None:
-        """Pass something on: text, what came beside it, or both."""
-        at_s = anyio.current_time() - self._arrived_at
+    def put(self, text: str, tokens: int, endpoint: str, at: float, extra: Extra | None = None) -> None:
+        """Pass something on that came at this moment: text, what came beside it, or both."""
+        at_s = at - self._arrived_at
         self.delivered_s.extend([at_s] * tokens)
-        await self._emit(Delivered(text, tokens, endpoint, at_s, extra))
+        self._sink.take(Delivered(text, tokens, endpoint, at_s, extra))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever brings more should wait."""
+        return self._sink.is_full
+
+    async def room(self) -> None:
+        """Wait until nobody has to."""
+        await self._sink.room()
 
     async def drain(self) -> None:
         """Wait until everything has left."""
@@ -72,13 +91,13 @@ class PacedOutlet(Outlet):
 
     Args:
         arrived_at: When the request arrived.
-        emit: Takes pieces to the client.
+        sink: The client.
         tokens_per_s: The reader's pace, which it keeps to while no word would become late.
         max_lag_s: How long a word may be kept back.
     """
 
-    def __init__(self, arrived_at: float, emit: Emit, tokens_per_s: float, max_lag_s: float) -> None:
-        super().__init__(arrived_at, emit)
+    def __init__(self, arrived_at: float, sink: Sink, tokens_per_s: float, max_lag_s: float) -> None:
+        super().__init__(arrived_at, sink)
         self._tokens_per_s = tokens_per_s
         self._max_lag_s = max_lag_s
         self._waiting: deque[_Word] = deque()
@@ -99,12 +118,20 @@ class PacedOutlet(Outlet):
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
-    async def put(self, text: str, tokens: int, endpoint: str, extra: Extra | None = None) -> None:
+    def put(self, text: str, tokens: int, endpoint: str, at: float, extra: Extra | None = None) -> None:
         """Keep something until its time has come; what is more than text stays in one."""
-        due_at = anyio.current_time() + self._max_lag_s
+        due_at = at + self._max_lag_s
         words = words_of(text, tokens) if extra is None else ((text, tokens),)
         self._waiting.extend(_Word(word, share, endpoint, due_at, extra) for word, share in words)
         self._tell()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever brings more should wait, or be told what went wrong."""
+        return len(self._waiting) > WORDS_WAITING or self._error is not None
+
+    async def room(self) -> None:
+        """Wait until nobody has to."""
         await self._until_waiting(WORDS_WAITING)
 
     async def drain(self) -> None:
@@ -136,9 +163,11 @@ class PacedOutlet(Outlet):
             else:
                 word = self._waiting[0]
                 self._released_at = anyio.current_time()
-                await super().put(word.text, word.tokens, word.endpoint, word.extra)
+                super().put(word.text, word.tokens, word.endpoint, self._released_at, word.extra)
                 self._waiting.popleft()
                 self._tell()
+                if self._sink.is_full:
+                    await self._sink.room()
 
     def _next_at(self) -> float:
         """When the first of the waiting words is to leave; the very first does not wait."""

@@ -15,20 +15,21 @@ from discostream.errors import AllEndpointsFailed
 from discostream.session.attempts import Attempts
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
+from discostream.session.outlet import Sink
 from discostream.session.pins import able, explained, narrowed
 from discostream.session.planner import Outlook, Planner
 from discostream.session.race import race
 from discostream.session.settle import settle
 from discostream.session.successors import Successors
 from discostream.session.written import Written
-from discostream.types import PROBE, Delivered, FinishReason, Message, Outcome, Plan, Request, Start
+from discostream.types import PROBE, FinishReason, Message, Outcome, Plan, Request, Start
 
 __all__ = ["Client", "run"]
 
 log = logging.getLogger(__name__)
 
 
-class Client(Protocol):
+class Client(Sink, Protocol):
     """Whoever reads the answer.
 
     Attributes:
@@ -36,9 +37,6 @@ class Client(Protocol):
     """
 
     left: anyio.CancelScope
-
-    async def take(self, piece: Delivered) -> None:
-        """Receive a piece; waits while the client is slow."""
 
     def settled(self, outcome: Outcome) -> None:
         """Be told how it all ended; called exactly once, also when everything was cancelled."""
@@ -64,7 +62,7 @@ async def run(request: Request, house: House, client: Client) -> None:
     endpoints = {start.endpoint: house.endpoints[start.endpoint] for start in plan.starts}
     attempts = Attempts(endpoints, estimated_tokens, house.running, house.purse)
     reader = Reader(house.migration.consumption_tokens_per_s)
-    outlet = house.outlet(request, client.take)
+    outlet = house.outlet(request, client)
     written = Written(outlet, reader, StopFilter(request.stop), request.arrived_at)
     successors = Successors(request, known, endpoints, uncached, attempts, written, house.migration)
     delivery = Delivery(request, attempts, written, successors, house.migration)

@@ -82,13 +82,13 @@ class Successors:
         return request, prefix
 
     def weigh(
-        self, source: LiveAttempt, following: Piece, spent: Collection[str], moves: int
+        self, source: LiveAttempt, following: Piece, spent: Collection[str], moves: int, at: float
     ) -> tuple[Successor | None, Decision | None]:
         """Who saves most, if the answer should move before `following` is delivered; and the decision.
 
         There is a decision where it should stay, too, unless nobody is cheaper than `source`.
         """
-        unread = self.written.reader.unread(anyio.current_time())
+        unread = self.written.reader.unread(at)
         source_profile = self.known.of(source.endpoint.name)
         best: Successor | None = None
         decided: Decision | None = None

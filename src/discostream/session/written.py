@@ -104,11 +104,11 @@ class Written:
         self.tokens -= self.textless_tokens
         self.textless_tokens = 0
 
-    async def write(self, attempt: LiveAttempt, piece: Piece) -> None:
-        """Add one piece of an attempt."""
-        self.last_at = anyio.current_time()
+    def write(self, attempt: LiveAttempt, piece: Piece, at: float) -> None:
+        """Add one piece of an attempt, at this moment."""
+        self.last_at = at
         self.tokens += piece.tokens
-        self.reader = self.reader.deliver(self.last_at, piece.tokens)
+        self.reader = self.reader.deliver(at, piece.tokens)
         self.textless_tokens += piece.tokens
         if piece.text or piece.extra is None:
             self._keep_ids(piece)
@@ -118,11 +118,11 @@ class Written:
         if piece.text or piece.extra is not None:
             self._unsent.append((attempt, piece.text, self.textless_tokens, piece.extra))
             self.textless_tokens = 0
-            await self._send(self._up_to_stop(piece.text))
+            self._send(self._up_to_stop(piece.text), at)
 
     async def close(self) -> None:
         """Let everything leave that is still held back."""
-        await self._send(len(self.stops.end()))
+        self._send(len(self.stops.end()), anyio.current_time())
         await self.outlet.drain()
 
     def _up_to_stop(self, text: str) -> int:
@@ -134,7 +134,7 @@ class Written:
             self.text = self.text[: before + len(passed)]
         return len(passed)
 
-    async def _send(self, chars: int) -> None:
+    def _send(self, chars: int, at: float) -> None:
         """Let so many characters leave, each under the name of whoever wrote it, and what came with them."""
         while chars or (self._unsent and not self._unsent[0][1]):
             attempt, text, tokens, extra = self._unsent.popleft()
@@ -142,7 +142,7 @@ class Written:
                 self._unsent.appendleft((attempt, text[chars:], 0, None))
                 text = text[:chars]
             chars -= len(text)
-            await self.outlet.put(text, tokens, attempt.endpoint.name, extra)
+            self.outlet.put(text, tokens, attempt.endpoint.name, at, extra)
 
     def _keep_ids(self, piece: Piece) -> None:
         if self.token_ids is None or piece.token_ids is None:
