@@ -99,7 +99,7 @@ _MODEL: Final[Schema] = {"anyOf": [{"enum": list(VIRTUAL)}, _TEXT], "default": D
 _POLICIES: Final = ["cheap", "device-only", "disco", "fast", "optimal", "server-only", "stochastic"]
 _POLICY: Final[Schema] = {"anyOf": [{"enum": _POLICIES}, _TEXT]}
 
-_SAMPLING: Final[Schema] = {
+_COMMON: Final[Schema] = {
     "model": _MODEL,
     "stream": _some(_FLAG),
     "stream_options": _some(_object(include_usage=_some(_FLAG))),
@@ -181,7 +181,7 @@ SCHEMAS: Final[Schema] = {
         ],
         "description": f"`input_audio` needs `{Feature.AUDIO}`, `image_url` and others `{Feature.IMAGES}`.",
     },
-    "ChatRequest": _object("messages", messages=_list(_named("Message"), minItems=1), **_SAMPLING, **_ASKS),
+    "ChatRequest": _object("messages", messages=_list(_named("Message"), minItems=1), **_COMMON, **_ASKS),
     "ChatCompletion": _object(
         "id object created model choices usage disco",
         object={"const": "chat.completion"},
@@ -234,7 +234,7 @@ SCHEMAS: Final[Schema] = {
         best_of=_only(1),
         echo=_only(False),
         suffix=_only(""),
-        **_SAMPLING,
+        **_COMMON,
     ),
     "Completion": _object(
         "id object created model choices usage disco",
