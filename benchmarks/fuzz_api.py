@@ -24,12 +24,19 @@ from aiohttp import web
 
 from discostream.config import settings_from
 from discostream.gateway.app import serve
+from discostream.types import Feature
 
 CASES_AN_EXAMPLE = 5
 """How many cases Schemathesis makes at least for each of `--max-examples`, over all routes."""
 LEFT_OUT = "positive_data_acceptance"
 """A request that fits the document may still name a model or a policy that is not there."""
-SCRIPT = {"dialect": "scripted", "answer": "Once upon a time there was a race."}
+SCRIPT = {
+    "dialect": "scripted",
+    "answer": "Once upon a time there was a race.",
+    "reasoning": "How do tales begin?",
+    "tool_calls": [{"name": "weather", "arguments": {"city": "Paris"}}],
+    "features": list(Feature),
+}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from discostream.errors import EndpointError, Phase
 from discostream.types import (
     Carrier,
     Event,
+    Extra,
     Finish,
     FinishReason,
     Kind,
@@ -93,14 +94,25 @@ def text_of(said: list[Event]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "counts"), [("anthropic", (24, 45, 16)), ("gemini", (24, 70, 8)), ("ollama", (24, 41, None))]
+    ("dialect", "thoughts", "counts"),
+    [
+        ("anthropic", "Let me count.", (24, 45, 16)),
+        ("gemini", "I shall count.", (24, 70, 8)),
+        ("ollama", "Hm.", (24, 41, None)),
+    ],
 )
-async def test_an_answer_streams_to_its_counts(dialect: str, counts: tuple[int, int, int | None]) -> None:
-    """Text comes in pieces without the model's thoughts, then what was read, cached and written."""
+async def test_an_answer_streams_to_its_counts(
+    dialect: str, thoughts: str, counts: tuple[int, int, int | None]
+) -> None:
+    """The model's thoughts come first, then its text in pieces, then what was read, cached and written."""
     async with running(dialect) as (endpoint, _):
         *said, finish = await events(endpoint, asking())
     assert text_of(said) == ANSWER
-    assert len(said) >= 40
+    assert [piece.extra for piece in said if isinstance(piece, Piece)][:2] == [
+        Extra(reasoning=thoughts),
+        None,
+    ]
+    assert len(said) >= 41
     assert finish == Finish(FinishReason.STOP, *counts)
 
 
@@ -141,6 +153,14 @@ async def test_the_request_says_all_that_was_asked(dialect: str) -> None:
         await events(endpoint, asking(stop=("END", " "), sampling=sampling))
     body = service.asked[0].body
     assert {key: body[key] for key in WISHES[dialect]} == WISHES[dialect]
+
+
+async def test_ollama_is_told_how_long_its_context_is() -> None:
+    """`context_tokens` goes as `num_ctx`, with every request alike, for another one reloads the model."""
+    async with running("ollama", context_tokens=16_384) as (endpoint, service):
+        await events(endpoint, asking())
+        await events(endpoint, asking(max_tokens=3))
+    assert [asked.body["options"]["num_ctx"] for asked in service.asked] == [16_384, 16_384]
 
 
 async def test_conversations_have_the_vendors_shapes() -> None:

@@ -16,7 +16,18 @@ from discostream.endpoints.openai import OpenAIEndpoint
 from discostream.endpoints.presets import PRESETS
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import ConfigError
-from discostream.types import Carrier, Event, Finish, FinishReason, Kind, Message, Piece, Prefix, Request
+from discostream.types import (
+    Carrier,
+    Event,
+    Finish,
+    FinishReason,
+    Kind,
+    Message,
+    Piece,
+    Prefix,
+    Request,
+    Sampling,
+)
 
 COMMON = EndpointSettings.__struct_fields__
 
@@ -123,6 +134,18 @@ def test_what_depends_on_the_model_is_not_presumed(preset: str) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("preset", "field"), [("mistral", "random_seed"), ("groq", "seed")])
+async def test_a_seed_has_the_services_name(preset: str, field: str) -> None:
+    """Mistral, which refuses fields that it does not know, is told a `random_seed`; others a `seed`."""
+    async with serving(chat.mistral if preset == "mistral" else chat.open_turn) as service:
+        endpoint = build(preset, base_url=f"{service.root}/v1")
+        await events(endpoint, "", 3, sampling=Sampling(seed=7))
+        await endpoint.aclose()
+    asked = service.asked[0].body
+    assert {name: asked[name] for name in asked if "seed" in name} == {field: 7}
+
+
+@pytest.mark.anyio
 async def test_a_pinned_provider_cannot_undo_the_stream() -> None:
     """`extra_body` goes with every request, but for what makes the answer readable."""
     body = PINNED["extra_body"] | {"stream": False, "messages": []}
@@ -146,9 +169,13 @@ async def served(handler: Handler, preset: str, path: str, **keys: Any) -> Async
             await endpoint.aclose()
 
 
-async def events(endpoint: Endpoint, told: str, most: int | None = None) -> list[Event]:
+async def events(endpoint: Endpoint, told: str, most: int | None = None, **more: Any) -> list[Event]:
     request = Request(
-        messages=(Message("user", "Count to forty."),), arrived_at=0.0, request_id="r", max_tokens=most
+        messages=(Message("user", "Count to forty."),),
+        arrived_at=0.0,
+        request_id="r",
+        max_tokens=most,
+        **more,
     )
     async with aclosing(endpoint.generate(request, Prefix(told))) as stream:
         return [event async for event in stream]

@@ -210,6 +210,20 @@ async def test_failures_look_as_those_of_chats(tmp_path: Path, monkeypatch: pyte
     assert told == [(502, "false"), (400, "false"), (502, "false"), (503, "false")]
 
 
+@pytest.mark.parametrize("refused", [400, 413, 422])
+async def test_input_that_is_refused_is_the_clients_mistake(refused: int, tmp_path: Path) -> None:
+    """What the endpoint says of bad input comes back as a 400 in its own words."""
+    said = b'{"error": {"message": "input: must not be empty"}}'
+    async with (
+        an_upstream(status=refused, body=said) as upstream,
+        serving(tmp_path, cloud(upstream)) as base_url,
+    ):
+        status, headers, body = await post(base_url, {"input": ""})
+    error = json.loads(body)["error"]
+    assert (status, headers["x-should-retry"], error["type"]) == (400, "false", "invalid_request_error")
+    assert "input: must not be empty" in error["message"]
+
+
 async def test_a_client_that_leaves_cancels_the_request_upstream(tmp_path: Path) -> None:
     """The connection to the endpoint is closed while it still works."""
     async with an_upstream(waits=True) as upstream, serving(tmp_path, cloud(upstream)) as base_url:

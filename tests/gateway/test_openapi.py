@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def settings(folder: Path, **gateway: Any) -> Settings:
-    laptop = {"name": "laptop", "kind": "device", "dialect": "scripted"}
+def settings(folder: Path, script: Mapping[str, Any] = {}, **gateway: Any) -> Settings:
+    laptop = {"name": "laptop", "kind": "device", "dialect": "scripted", **script}
     ledger = {"path": str(folder / "ledger.db")}
     return settings_from({"endpoint": [laptop], "gateway": {"port": 0, **gateway}, "ledger": ledger})
 
@@ -48,10 +49,12 @@ def test_every_route_is_in_the_document(tmp_path: Path) -> None:
     assert referred <= set(SCHEMAS)
 
 
-def test_the_document_knows_every_field_of_a_chat_and_of_its_account() -> None:
-    """What the decoder maps is described by name, and so is everything in the `disco` object."""
-    described = set(SCHEMAS["ChatRequest"]["properties"])
-    assert described <= set(openai_schema._ChatBody.__struct_fields__)
+def test_the_document_knows_every_field_of_a_request_and_of_its_account() -> None:
+    """What the decoder knows by name is described, and so is everything in the `disco` object."""
+    own = openai_schema._OPENAIS_OWN
+    chat, completion = (set(SCHEMAS[name]["properties"]) for name in ("ChatRequest", "CompletionRequest"))
+    assert chat >= {*openai_schema._ChatBody.__struct_fields__, *openai_schema._NEEDS, *own, "n"}
+    assert completion >= {*openai_schema._CompletionBody.__struct_fields__, *openai_schema._REFUSED, *own}
     account = Outcome(
         request_id="r",
         policy="disco",
@@ -79,6 +82,38 @@ async def test_the_document_needs_no_key(tmp_path: Path, monkeypatch: pytest.Mon
             assert (response.status, json.loads(told)["openapi"]) == (200, "3.1.0")
         tasks.cancel_scope.cancel()
     assert "laptop" not in told
+
+
+ASKS: list[tuple[str, str, dict[str, Any]]] = [
+    ("chat/completions", "ChatCompletion", {"messages": [{"role": "user", "content": "Hello."}]}),
+    ("chat/completions", "ChatCompletion", {"messages": [{"role": "user", "content": "?"}], "tools": [{}]}),
+    ("completions", "Completion", {"prompt": ["Once"], "max_tokens": 2}),
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("path", "kind", "body"), ASKS)
+async def test_answers_and_their_chunks_are_as_the_document_says(
+    path: str, kind: str, body: dict[str, Any], tmp_path: Path
+) -> None:
+    """Thoughts, calls, log-probabilities, counts and the account are where it has them, streamed or not."""
+    schemas = pytest.importorskip("jsonschema_rs", reason="comes with Schemathesis, in the extra `test`")
+    whole, chunk = (
+        schemas.validator_for({**SCHEMAS[name], "components": {"schemas": SCHEMAS}})
+        for name in (kind, f"{kind}Chunk")
+    )
+    asked = body | {"logprobs": True, "stream_options": {"include_usage": True}}
+    script = {"reasoning": "Hm.", "tool_calls": [{"name": "weather"}]}
+    async with anyio.create_task_group() as tasks, aiohttp.ClientSession() as session:
+        url = f"{await tasks.start(serve, settings(tmp_path, script))}/{path}"
+        async with session.post(url, json=asked) as response:
+            whole.validate(await response.json())
+        async with session.post(url, json=asked | {"stream": True}) as response:
+            said = re.findall(r"data: (\{.*)", await response.text())
+        tasks.cancel_scope.cancel()
+    assert len(said) >= 4
+    for one in said:
+        chunk.validate(json.loads(one))
 
 
 @pytest.mark.slow

@@ -19,10 +19,21 @@ from discostream.wire.sse import SseError
 
 KEYS = (
     *("type", "delta", "text", "stop_reason", "usage", "message", "input_tokens", "output_tokens", "error"),
-    *("candidates", "content", "parts", "thought", "finishReason", "promptFeedback", "blockReason"),
+    *(
+        "thinking",
+        "candidates",
+        "content",
+        "parts",
+        "thought",
+        "finishReason",
+        "promptFeedback",
+        "blockReason",
+    ),
     *("usageMetadata", "promptTokenCount", "candidatesTokenCount", "done", "done_reason", "eval_count"),
 )
-WORDS = st.sampled_from(["text_delta", "end_turn", "STOP", "SAFETY", "stop", "unload", "error", "", "12"])
+WORDS = st.sampled_from(
+    ["text_delta", "thinking_delta", "end_turn", "STOP", "SAFETY", "stop", "unload", "error", "", "12"]
+)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS
 TREES = st.recursive(
     LEAVES,
@@ -41,6 +52,7 @@ def test_any_payload_is_a_chunk_or_an_error(decode: Callable[[bytes], UpstreamCh
     except ChunkError:
         return
     assert isinstance(chunk.content, str)
+    assert chunk.extra is None or (isinstance(chunk.extra.reasoning, str) and chunk.extra.reasoning)
 
 
 @given(lines=st.lists(st.text("ab é漢\u2028", min_size=1), min_size=1), cuts=st.lists(st.integers(0, 60)))

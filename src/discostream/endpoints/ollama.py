@@ -7,7 +7,9 @@ continue any model, if the documented API rendered templates; it does not.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from discostream.config import EndpointSettings
 from discostream.endpoints.http import HttpEndpoint, HttpOptions, Question, without_blanks
@@ -24,21 +26,25 @@ class OllamaOptions(HttpOptions, frozen=True):
 
     Attributes:
         continuation: Whether a partial answer may go as a last `assistant` message.
+        context_tokens: The longest prompt and answer together; without it the server decides, which cuts
+            longer prompts short and does not say so.
     """
 
     base_url: str = "http://127.0.0.1:11434"
     continuation: Literal["none", "trailing_assistant"] = "none"
+    context_tokens: Annotated[int, Meta(ge=1)] | None = None
 
 
 class OllamaEndpoint(HttpEndpoint):
     """Streams from Ollama's `/api/chat`."""
 
     Options = OllamaOptions
-    neutral_options = frozenset(OllamaOptions.__struct_fields__) - {"base_url"}
+    neutral_options = frozenset(OllamaOptions.__struct_fields__) - {"base_url", "context_tokens"}
     path = "api/chat"
     streams = "application/x-ndjson"
 
     def __init__(self, settings: EndpointSettings, options: OllamaOptions) -> None:
+        self._context_tokens = options.context_tokens
         super().__init__(settings, options, continues=options.continuation != "none")
 
     def _question(self, request: Request, prefix: Prefix) -> Question:
@@ -53,6 +59,7 @@ class OllamaEndpoint(HttpEndpoint):
             messages.append({"role": "assistant", "content": sent})
         sampling = request.sampling
         wishes = {
+            "num_ctx": self._context_tokens,
             "num_predict": request.max_tokens,
             "stop": request.stop or None,
             "temperature": sampling.temperature,

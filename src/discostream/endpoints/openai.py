@@ -28,6 +28,7 @@ class OpenAIOptions(HttpOptions, frozen=True):
         continuation: How the server is asked to go on with a partial answer.
         repeats_prefix: Whether its continuation starts by repeating the partial answer.
         max_tokens_field: Which of OpenAI's two names for the limit the server knows.
+        seed_field: What the server calls a seed, as Mistral's `random_seed`.
         include_usage: Whether to ask for token counts; off for servers that refuse `stream_options`.
         embedding_model: The model for `/embeddings` there; empty where it has none.
         extra_body: Fields added to every request, such as OpenRouter's `provider`.
@@ -37,6 +38,7 @@ class OpenAIOptions(HttpOptions, frozen=True):
     continuation: ContinuationName = "none"
     repeats_prefix: bool = False
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    seed_field: Literal["seed", "random_seed"] = "seed"
     include_usage: bool = True
     embedding_model: str = ""
     extra_body: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class OpenAIEndpoint(HttpEndpoint):
             sent,
             unfinished=self._continuation.message,
             max_tokens_field=self._options.max_tokens_field if is_chat else "max_tokens",
+            seed_field=self._options.seed_field,
         )
         body = {**self._options.extra_body, **body, "model": self.settings.model}
         if self._options.include_usage:

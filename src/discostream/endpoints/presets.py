@@ -29,6 +29,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "api_key_env": "MISTRAL_API_KEY",
         "continuation": "prefix",
         "repeats_prefix": True,
+        "seed_field": "random_seed",
         "include_usage": False,  # counts come unasked, and fields that it does not know are refused
         "cancel_stops_billing": False,
     },

@@ -26,7 +26,11 @@ __all__ = ["ErrorReply", "answer_errors", "describe"]
 
 log = logging.getLogger(__name__)
 
-CLIENTS_FAULT = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+CLIENTS_FAULT = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
 """By which every endpoint refuses what none can read, such as tools without a name."""
 
 

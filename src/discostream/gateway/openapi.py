@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from discostream.session.models import VIRTUAL
+from discostream.types import Feature, FinishReason
 from discostream.wire.openai_schema import DEFAULT_MODEL
 
 __all__ = ["OPERATIONS", "SCHEMAS", "document"]
@@ -50,8 +51,32 @@ def _object(required: str = "", **properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": required.split()}
 
 
+def _passed(says: str, *examples: Any) -> Schema:
+    """What is passed on as it is: any value will do here, and what is wrong with it the endpoint says."""
+    return {"description": says, "examples": list(examples)} if examples else {"description": says}
+
+
+def _needs(feature: Feature, *examples: Any) -> Schema:
+    return _passed(f"Passed to endpoints with the feature `{feature}`.", *examples)
+
+
+def _only(value: Any) -> Schema:
+    """A field that may ask for nothing."""
+    return {"enum": [value, None]}
+
+
 def _gives(schema: Schema, says: str, **others: Schema) -> Schema:
     return {"description": says, "content": {"application/json": {"schema": schema}, **others}}
+
+
+def _events(chunk: str) -> Schema:
+    """A stream: chunks, perhaps an error, and the word that ends it."""
+    told = {
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [_named(chunk), _named("Error")]},
+    }
+    event = _object("data", data={"type": "string", "anyOf": [{"const": "[DONE]"}, told]})
+    return {"text/event-stream": {"schema": event}}
 
 
 def _header(name: str, says: str, schema: Schema) -> Schema:
@@ -67,24 +92,65 @@ _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _LIMIT: Final[Schema] = _some({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})
 _PENALTY: Final[Schema] = _some({"type": "number", "minimum": -2, "maximum": 2})
 _WORD: Final[Schema] = {"type": "string", "minLength": 1}
+_PASSED: Final = _passed("Passed.")
+_OPENAIS: Final = _passed("Accepted and not passed: it concerns OpenAI's own service.")
 
 _MODEL: Final[Schema] = {"anyOf": [{"enum": list(VIRTUAL)}, _TEXT], "default": DEFAULT_MODEL}
 _POLICIES: Final = ["cheap", "device-only", "disco", "fast", "optimal", "server-only", "stochastic"]
 _POLICY: Final[Schema] = {"anyOf": [{"enum": _POLICIES}, _TEXT]}
 
-_SAMPLING: Final[Schema] = {
+_COMMON: Final[Schema] = {
     "model": _MODEL,
     "stream": _some(_FLAG),
     "stream_options": _some(_object(include_usage=_some(_FLAG))),
     "max_tokens": _LIMIT,
+    "max_completion_tokens": _LIMIT,
     "stop": {"anyOf": [_WORD, _list(_WORD, maxItems=4), {"type": "null"}]},
     "temperature": _some({"type": "number", "minimum": 0, "maximum": 2}),
     "top_p": _some({"type": "number", "minimum": 0, "maximum": 1}),
     "seed": _some({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}),
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
+    "n": _only(1),
+    "logit_bias": _PASSED,
+    "store": _OPENAIS,
+    "metadata": _OPENAIS,
+    "user": _OPENAIS,
+    "safety_identifier": _OPENAIS,
+    "service_tier": _OPENAIS,
+    "prompt_cache_key": _OPENAIS,
+    "prompt_cache_retention": _OPENAIS,
 }
+_FUNCTION: Final[Schema] = {"name": "weather", "parameters": {"type": "object", "properties": {}}}
+_ASKS: Final[Schema] = {
+    "tools": _needs(Feature.TOOLS, [{"type": "function", "function": _FUNCTION}]),
+    "tool_choice": _needs(Feature.TOOLS, "auto", "required"),
+    "parallel_tool_calls": _PASSED,
+    "functions": _needs(Feature.TOOLS, [_FUNCTION]),
+    "function_call": _needs(Feature.TOOLS, {"name": "weather"}),
+    "response_format": _needs(Feature.JSON, {"type": "json_object"}),
+    "json_schema": _needs(Feature.JSON),
+    "grammar": _needs(Feature.JSON),
+    "guided_json": _needs(Feature.JSON),
+    "guided_choice": _needs(Feature.JSON),
+    "guided_regex": _needs(Feature.JSON),
+    "guided_grammar": _needs(Feature.JSON),
+    "structured_outputs": _needs(Feature.JSON),
+    "logprobs": _needs(Feature.LOGPROBS, True),
+    "top_logprobs": _needs(Feature.LOGPROBS, 2),
+    "modalities": _needs(Feature.AUDIO, ["text"]),
+    "audio": _needs(Feature.AUDIO),
+    "reasoning_effort": _passed("Passed.", "low"),
+    "top_k": _PASSED,
+    "min_p": _PASSED,
+    "chat_template_kwargs": _PASSED,
+}
+"""What is passed, beside fields yet unknown."""
 _ROLES: Final = ["system", "developer", "user", "assistant", "tool", "function"]
+_CALLED: Final = {"name": "weather", "arguments": "{}"}
+_ENDED: Final[Schema] = {"enum": [reason.value for reason in FinishReason]}
+_LOGPROBS: Final = _some({"type": "object"})
+_CALL: Final = _object("name arguments", name=_TEXT, arguments=_TEXT)
 _ANSWER: Final[Schema] = {
     "id": _TEXT,
     "created": _COUNT,
@@ -92,6 +158,7 @@ _ANSWER: Final[Schema] = {
     "usage": _named("Usage"),
     "disco": _named("Disco"),
 }
+_CHUNK: Final[Schema] = {**_ANSWER, "usage": _some(_named("Usage"))}
 
 SCHEMAS: Final[Schema] = {
     "Error": _object("error", error=_object("message type param code", message=_TEXT, type=_TEXT)),
@@ -101,33 +168,102 @@ SCHEMAS: Final[Schema] = {
         "role",
         role={"enum": _ROLES},
         content={"anyOf": [_TEXT, _list(_named("Part")), {"type": "null"}]},
+        name=_PASSED,
+        tool_calls=_needs(Feature.TOOLS, [{"id": "call_0", "type": "function", "function": _CALLED}]),
+        function_call=_needs(Feature.TOOLS, _CALLED),
+        tool_call_id=_passed("Passed; whose result this is.", "call_0"),
+        audio=_needs(Feature.AUDIO),
     ),
-    "Part": _object("type", type=_TEXT, text=_some(_TEXT)),
-    "ChatRequest": _object(
-        "messages",
-        messages=_list(_named("Message"), minItems=1),
-        max_completion_tokens=_LIMIT,
-        **_SAMPLING,
-    ),
+    "Part": {
+        "anyOf": [
+            _object("type text", type={"const": "text"}, text=_TEXT),
+            _object("type", type={"type": "string", "not": {"const": "text"}}),
+        ],
+        "description": f"`input_audio` needs `{Feature.AUDIO}`, `image_url` and others `{Feature.IMAGES}`.",
+    },
+    "ChatRequest": _object("messages", messages=_list(_named("Message"), minItems=1), **_COMMON, **_ASKS),
     "ChatCompletion": _object(
         "id object created model choices usage disco",
         object={"const": "chat.completion"},
         choices=_list(
             _object(
-                "index message finish_reason",
+                "index message logprobs finish_reason",
                 index=_COUNT,
-                message=_object("role content", role={"const": "assistant"}, content=_some(_TEXT)),
-                finish_reason=_TEXT,
+                message=_named("Answer"),
+                logprobs=_LOGPROBS,
+                finish_reason=_ENDED,
             )
         ),
         **_ANSWER,
     ),
-    "CompletionRequest": _object("prompt", prompt=_ANY, **_SAMPLING),
+    "ChatCompletionChunk": _object(
+        "id object created model choices",
+        object={"const": "chat.completion.chunk"},
+        choices=_list(
+            _object(
+                "index delta logprobs finish_reason",
+                index=_COUNT,
+                delta=_named("Delta"),
+                logprobs=_LOGPROBS,
+                finish_reason=_some(_ENDED),
+            ),
+            maxItems=1,
+        ),
+        **_CHUNK,
+    ),
+    "Delta": _object(
+        role={"const": "assistant"},
+        content=_TEXT,
+        reasoning_content=_TEXT,
+        tool_calls=_list(_object("index", index=_COUNT, id=_TEXT, type=_TEXT, function={"type": "object"})),
+    ),
+    "Answer": _object(
+        "role content refusal",
+        role={"const": "assistant"},
+        content=_some(_TEXT),
+        refusal=_some(_TEXT),
+        reasoning_content=_TEXT,
+        tool_calls=_list(_object("id type function", id=_TEXT, type=_TEXT, function=_CALL)),
+        function_call=_CALL,
+        audio={"type": "object"},
+    ),
+    "CompletionRequest": _object(
+        "prompt",
+        prompt={"anyOf": [_TEXT, _list(_TEXT, minItems=1, maxItems=1)]},
+        logprobs=_needs(Feature.LOGPROBS, 1),
+        best_of=_only(1),
+        echo=_only(False),
+        suffix=_only(""),
+        **_COMMON,
+    ),
     "Completion": _object(
         "id object created model choices usage disco",
         object={"const": "text_completion"},
-        choices=_list(_object("index text finish_reason", index=_COUNT, text=_TEXT, finish_reason=_TEXT)),
+        choices=_list(
+            _object(
+                "index text logprobs finish_reason",
+                index=_COUNT,
+                text=_TEXT,
+                logprobs=_LOGPROBS,
+                finish_reason=_ENDED,
+            )
+        ),
         **_ANSWER,
+    ),
+    "CompletionChunk": _object(
+        "id object created model choices",
+        object={"const": "text_completion"},
+        choices=_list(
+            _object(
+                "index text logprobs finish_reason",
+                index=_COUNT,
+                text=_TEXT,
+                logprobs=_LOGPROBS,
+                finish_reason=_some(_ENDED),
+            ),
+            maxItems=1,
+        ),
+        **_CHUNK,
     ),
     "Usage": _object(
         "prompt_tokens completion_tokens total_tokens",
@@ -168,7 +304,6 @@ _WISHES: Final = [
     _header("x-disco-rescue", "Whether another endpoint may go on when its stream breaks.", _TRUTH),
 ]
 _ERROR: Final = _gives(_named("Error"), "An error, in OpenAI's shape.")
-_EVENTS: Final[Schema] = {"text/event-stream": {"schema": _TEXT}}
 _KEY: Final[list[Schema]] = [{}, {"key": []}]
 
 
@@ -192,13 +327,13 @@ _NAME: Final = {"name": "name", "in": "path", "required": True, "schema": _WORD}
 OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
     ("POST", "/v1/chat/completions"): _asks(
         "ChatRequest",
-        _gives(_named("ChatCompletion"), "The answer, or its events.", **_EVENTS),
+        _gives(_named("ChatCompletion"), "The answer, or its events.", **_events("ChatCompletionChunk")),
         _WISHES,
         "Answer a chat.",
     ),
     ("POST", "/v1/completions"): _asks(
         "CompletionRequest",
-        _gives(_named("Completion"), "The continuation, or its events.", **_EVENTS),
+        _gives(_named("Completion"), "The continuation, or its events.", **_events("CompletionChunk")),
         _WISHES,
         "Continue a text.",
     ),

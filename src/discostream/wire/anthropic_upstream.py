@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from discostream.types import FinishReason
-from discostream.wire.fields import count, mapping, text
+from discostream.wire.fields import count, mapping, text, thoughts
 from discostream.wire.openai_upstream import UpstreamChunk, Usage, decode_object
 
 __all__ = ["decode_event"]
@@ -21,17 +21,20 @@ _STOP_REASONS = {
 
 
 def decode_event(payload: bytes) -> UpstreamChunk:
-    """What one event says of the answer; pings, thinking and events yet unknown say nothing.
+    """What one event says of the answer; pings and events yet unknown say nothing.
 
     Raises:
         ChunkError: The payload is an `error` event, or no JSON object.
     """
     tree = decode_object(payload)
     delta = mapping(tree.get("delta"))
-    content = text(delta.get("text")) if delta.get("type") == "text_delta" else ""
+    kind = delta.get("type")
     usage = tree.get("usage") or mapping(tree.get("message")).get("usage")
     return UpstreamChunk(
-        content=content, finish_reason=_finish_reason(delta.get("stop_reason")), usage=_usage(usage)
+        content=text(delta.get("text")) if kind == "text_delta" else "",
+        finish_reason=_finish_reason(delta.get("stop_reason")),
+        usage=_usage(usage),
+        extra=thoughts(delta.get("thinking")) if kind == "thinking_delta" else None,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["count", "mapping", "text"]
+from discostream.types import Extra
+
+__all__ = ["count", "mapping", "text", "thoughts"]
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -15,6 +17,11 @@ def mapping(value: Any) -> dict[str, Any]:
 def text(value: Any) -> str:
     """A string; an empty one for anything else."""
     return value if isinstance(value, str) else ""
+
+
+def thoughts(value: Any) -> Extra | None:
+    """What a model thinks beside its text; nothing for what is no string, or an empty one."""
+    return Extra(reasoning=value) if isinstance(value, str) and value else None
 
 
 def count(value: Any) -> int | None:

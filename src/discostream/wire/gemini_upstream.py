@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from discostream.types import FinishReason
-from discostream.wire.fields import count, mapping, text
+from discostream.wire.fields import count, mapping, text, thoughts
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_object
 
 __all__ = ["decode_response"]
@@ -25,7 +25,7 @@ _FINISH_REASONS = {
 
 
 def decode_response(payload: bytes) -> UpstreamChunk:
-    """What one response of the stream says of the answer; thoughts are no part of it.
+    """What one response of the stream says of the answer, and of the thoughts before it.
 
     Raises:
         ChunkError: It is an error object, no JSON object, or ends the answer for no good reason.
@@ -34,16 +34,18 @@ def decode_response(payload: bytes) -> UpstreamChunk:
     candidates = tree.get("candidates")
     candidate = mapping(candidates[0]) if isinstance(candidates, list) and candidates else {}
     blocked = mapping(tree.get("promptFeedback")).get("blockReason")
+    parts = mapping(candidate.get("content")).get("parts")
     return UpstreamChunk(
-        content=_said(mapping(candidate.get("content")).get("parts")),
+        content=_said(parts, thought=False),
         finish_reason=FinishReason.CONTENT_FILTER if blocked else _ended(candidate.get("finishReason")),
         usage=_usage(tree.get("usageMetadata")),
+        extra=thoughts(_said(parts, thought=True)),
     )
 
 
-def _said(parts: Any) -> str:
+def _said(parts: Any, *, thought: bool) -> str:
     parts = [mapping(part) for part in parts] if isinstance(parts, list) else []
-    return "".join(text(part.get("text")) for part in parts if not part.get("thought"))
+    return "".join(text(part.get("text")) for part in parts if bool(part.get("thought")) is thought)
 
 
 def _ended(reason: Any) -> FinishReason | None:

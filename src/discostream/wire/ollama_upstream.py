@@ -6,7 +6,7 @@ https://github.com/ollama/ollama/blob/main/docs/api.md
 from __future__ import annotations
 
 from discostream.types import FinishReason
-from discostream.wire.fields import count, mapping, text
+from discostream.wire.fields import count, mapping, text, thoughts
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_object
 
 __all__ = ["decode_line"]
@@ -15,15 +15,16 @@ _UNLOADED = ("load", "unload")
 
 
 def decode_line(payload: bytes) -> UpstreamChunk:
-    """What one line says of the answer; `thinking` is no part of it.
+    """What one line says of the answer, and of the `thinking` before it.
 
     Raises:
         ChunkError: It is an error, no JSON object, or ends the answer although nothing was generated.
     """
     tree = decode_object(payload)
-    content = text(mapping(tree.get("message")).get("content"))
+    message = mapping(tree.get("message"))
+    content, thought = text(message.get("content")), thoughts(message.get("thinking"))
     if tree.get("done") is not True:
-        return UpstreamChunk(content=content, finish_reason=None, usage=None)
+        return UpstreamChunk(content=content, finish_reason=None, usage=None, extra=thought)
     reason = tree.get("done_reason")
     if reason in _UNLOADED:
         raise ChunkError(f"ended the answer with done_reason {reason!r}")
@@ -31,4 +32,5 @@ def decode_line(payload: bytes) -> UpstreamChunk:
         content=content,
         finish_reason=FinishReason.LENGTH if reason == "length" else FinishReason.STOP,
         usage=Usage(count(tree.get("prompt_eval_count")), count(tree.get("eval_count")), None),
+        extra=thought,
     )

@@ -19,6 +19,7 @@ def request_body(
     *,
     unfinished: Mapping[str, Any] | None = None,
     max_tokens_field: str = "max_tokens",
+    seed_field: str = "seed",
 ) -> dict[str, Any]:
     """All that the client asked for, to be streamed; what is known here wins over what is passed on.
 
@@ -27,9 +28,12 @@ def request_body(
         prefix: The answer so far.
         unfinished: What the message that holds it is marked with, where this is a chat.
         max_tokens_field: Which of OpenAI's two names for the limit the endpoint knows.
+        seed_field: What the endpoint calls a seed.
     """
     passed = passed_fields(request)
-    wishes = {max_tokens_field: request.max_tokens, "stop": request.stop or None, **asdict(request.sampling)}
+    sampling = asdict(request.sampling)
+    limits = {max_tokens_field: request.max_tokens, "stop": request.stop or None}
+    wishes = {**limits, seed_field: sampling.pop("seed"), **sampling}
     said = {name: wish for name, wish in wishes.items() if wish is not None}
     if request.raw_prompt is not None:
         return {**passed, **said, "prompt": request.raw_prompt + prefix.text, "stream": True}
