@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,15 +104,32 @@ class Distribution:
 
         E[min(X, up_to) - reached | X > reached], of what comes at all; nothing once all values are passed.
         """
-        start, end = np.interp((reached, up_to), self.values, self.probabilities, left=0.0, right=1.0)
-        if start >= 1.0 or up_to <= reached:
+        alive, excess = self._above(reached)
+        if not alive or up_to <= reached:
             return 0.0
-        first, past = np.searchsorted(self.values, (reached, up_to), side="right")
-        knots = np.concatenate(([start], self.probabilities[first:past], [end, 1.0]))
-        highest = min(up_to, float(self.values[-1]))
-        lowest = min(max(reached, float(self.values[0])), highest)
-        heights = np.concatenate(([lowest], self.values[first:past], [highest, highest]))
-        return float(np.trapezoid(heights, knots)) / (1.0 - float(start)) - reached
+        return (excess - self._above(up_to)[1]) / alive
+
+    def _above(self, value: float) -> tuple[float, float]:
+        """The share above a value, and by how much it is above, on average over everything that comes."""
+        values, probabilities, beyond = self._knots
+        after = bisect_right(values, value)
+        if after == len(values):
+            return 0.0, 0.0
+        share, height = probabilities[after], values[after]
+        if not after:
+            return 1.0, beyond[0] - value
+        step = (height - value) / (height - values[after - 1]) * (share - probabilities[after - 1])
+        return 1.0 - share + step, step * (height - value) / 2 + beyond[after] - value * (1.0 - share)
+
+    @cached_property
+    def _knots(self) -> tuple[list[float], list[float], list[float]]:
+        """Values, probabilities, and the area under the quantile function from each knot on.
+
+        As lists, because a single value is looked up in them ten times as fast as in arrays.
+        """
+        areas = np.diff(self.probabilities) * (self.values[1:] + self.values[:-1]) / 2
+        beyond = np.append(np.cumsum(areas[::-1])[::-1], 0.0)
+        return self.values.tolist(), self.probabilities.tolist(), beyond.tolist()
 
     def scaled(self, factor: float) -> Distribution:
         """The distribution of `factor` times as much."""

@@ -32,7 +32,7 @@ class Reader:
     def deliver(self, at: float, tokens: int) -> Reader:
         """The reader after `tokens` more were delivered at moment `at`."""
         free_at = at if self.done_at is None else max(self.done_at, at)
-        return replace(self, done_at=free_at + tokens / self.tokens_per_s)
+        return Reader(self.tokens_per_s, free_at + tokens / self.tokens_per_s)
 
     def unread(self, at: float) -> float:
         """Tokens delivered but not yet read at moment `at`."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Iterable
 from dataclasses import replace
 
 import anyio
@@ -17,8 +16,8 @@ from discostream.gateway.errors import describe
 from discostream.library import Answer, Disco
 from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
-from discostream.types import Delivered, Outcome
-from discostream.wire.openai_reply import chunk_encoder, encode_answer
+from discostream.types import Outcome
+from discostream.wire.openai_reply import ChunkEncoder, chunk_encoder, encode_answer
 from discostream.wire.openai_schema import Call, decode_chat_request, decode_completion_request
 from discostream.wire.sse import DONE, comment, data_event
 
@@ -108,40 +107,41 @@ async def _collect(call: Call, answer: Answer) -> web.Response:
 async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamResponse:
     first, keep_alive_s = None, http.app[DISCO].settings.gateway.keep_alive_s
     with anyio.move_on_after(keep_alive_s):
-        first = await anext(answer, None)
+        first = await answer.pieces()
     # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)
-    async with aclosing(_events(call, first, answer, keep_alive_s)) as events:
-        async for event in events:
-            await response.write(event)
+    chunks = chunk_encoder(call, int(time.time()))
+    await response.write(_events([chunks.opening(), *map(chunks.piece, first or ())]))
+    try:
+        if first != []:
+            await _write_pieces(response, chunks, answer, keep_alive_s)
+        outcome = _settled(answer)
+    except Exception as error:
+        await response.write(data_event(describe(error).body) + DONE)
+    else:
+        usage = chunks.usage(outcome) if call.include_usage else b""
+        await response.write(_events([chunks.finish(outcome), usage]) + DONE)
     await response.write_eof()
     return response
 
 
-async def _events(
-    call: Call, first: Delivered | None, answer: Answer, keep_alive_s: float
-) -> AsyncGenerator[bytes, None]:
-    """What goes over the wire, one write at a time."""
-    chunks = chunk_encoder(call, int(time.time()))
-    opening = [chunk for chunk in (chunks.opening(), chunks.piece(first) if first else b"") if chunk]
-    if opening:
-        yield b"".join(map(data_event, opening))
-    try:
-        while True:
-            event = comment("keep-alive")
-            with anyio.move_on_after(keep_alive_s):
-                piece = await anext(answer, None)
-                if piece is None:
-                    break
-                event = data_event(chunks.piece(piece))
-            yield event
-        outcome = _settled(answer)
-    except Exception as error:
-        yield data_event(describe(error).body) + DONE
-    else:
-        usage = data_event(chunks.usage(outcome)) if call.include_usage else b""
-        yield data_event(chunks.finish(outcome)) + usage + DONE
+async def _write_pieces(
+    response: web.StreamResponse, chunks: ChunkEncoder, answer: Answer, keep_alive_s: float
+) -> None:
+    """Write the answer as it comes, all that waits at once; a comment where nothing has come for so long."""
+    while True:
+        with anyio.move_on_after(keep_alive_s) as patience:
+            while pieces := await answer.pieces():
+                await response.write(_events(map(chunks.piece, pieces)))
+                patience.deadline = anyio.current_time() + keep_alive_s
+            return
+        await response.write(comment("keep-alive"))
+
+
+def _events(chunks: Iterable[bytes]) -> bytes:
+    """The events that carry these chunks; an empty one is none."""
+    return b"".join([data_event(chunk) for chunk in chunks if chunk])
 
 
 def _settled(answer: Answer) -> Outcome:

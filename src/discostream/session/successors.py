@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
 from discostream.config import MigrationSettings
-from discostream.core.handoff import Decision, handoff_s, weigh_move
+from discostream.core.handoff import RISK, Decision, handoff_s, weigh_move
 from discostream.core.profile import EndpointProfile, Known
 from discostream.core.seam import cut_back, may_cut
 from discostream.endpoints.base import Endpoint
@@ -37,7 +37,25 @@ class Successor:
     cached_tokens: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """What it takes, now or later, for a move to one successor to be possible at all.
+
+    As the answer grows, the successor has more to read, which takes longer and costs more; so a bar that was
+    not reached needs no second look.
+
+    Attributes:
+        unread_tokens: Fewer do not hide its start; the batch that it may be in is left out, as it ends.
+        usd_per_token: What each remaining token would save, less its risk.
+        reading_usd: What the move costs at least.
+    """
+
+    unread_tokens: float
+    usd_per_token: float
+    reading_usd: float
+
+
+@dataclass
 class Successors:
     """Finds them for one answer.
 
@@ -59,6 +77,8 @@ class Successors:
     attempts: Attempts
     written: Written
     settings: MigrationSettings
+    _weighed_in: tuple[object, ...] = ()
+    _bars: list[_Bar] = field(default_factory=list)
 
     def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
         """Whoever can rescue what `source` wrote, but for the spent; the quickest first.
@@ -86,13 +106,20 @@ class Successors:
     ) -> tuple[Successor | None, Decision | None]:
         """Who saves most, if the answer should move before `following` is delivered; and the decision.
 
-        There is a decision where it should stay, too, unless nobody is cheaper than `source`.
+        There is a decision where it should stay, too, unless nobody is cheaper than `source`, or it is known
+        from before that none of them can be worth a move yet.
         """
         unread = self.written.reader.unread(at)
+        circumstances = self._circumstances(source)
+        if circumstances == self._weighed_in and not self._could_pay_unnoticed(unread):
+            return None, None
         source_profile = self.known.of(source.endpoint.name)
         best: Successor | None = None
         decided: Decision | None = None
-        for successor in self._capable(source, self._dearer(source_profile).union(spent)):
+        cheaper = self._capable(source, self._dearer(source_profile).union(spent))
+        self._weighed_in = circumstances
+        self._bars = [self._bar(source_profile, successor) for successor in cheaper]
+        for successor in cheaper:
             profile = self.known.of(successor.name)
             decision = self._decision(source_profile, profile, successor, unread, moves)
             if decision.migrate:
@@ -103,6 +130,29 @@ class Successors:
             elif best is None:
                 decided = decision
         return best, decided
+
+    def _circumstances(self, source: LiveAttempt) -> tuple[object, ...]:
+        """What decides who could go on, and from what; while it stays the same, bars hold."""
+        able = [(endpoint.continues, endpoint.vocabulary) for endpoint in self.endpoints.values()]
+        return source, len(self.attempts.started), self.written.token_ids is None, able
+
+    def _could_pay_unnoticed(self, unread: float) -> bool:
+        if not any(unread >= bar.unread_tokens for bar in self._bars):
+            return False
+        remaining = self._remaining_tokens
+        return any(
+            unread >= bar.unread_tokens and bar.usd_per_token * remaining > bar.reading_usd
+            for bar in self._bars
+        )
+
+    def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar:
+        target = self.known.of(successor.name)
+        starts_s = successor.handoff_s - self._still_reads_s(successor.name)
+        gap_usd = source.rates.decode_usd - target.rates.decode_usd
+        reading_usd = target.reading_usd(self._prefill_tokens, successor.cached_tokens)
+        return _Bar(
+            self.settings.consumption_tokens_per_s * starts_s, gap_usd * (1.0 - RISK), float(reading_usd)
+        )
 
     def _dearer(self, source: EndpointProfile) -> set[str]:
         least = source.rates.decode_usd
@@ -129,7 +179,7 @@ class Successors:
             target,
             prefill_tokens=self._prefill_tokens,
             cached_tokens=successor.cached_tokens,
-            remaining_tokens=self.known.answer_tokens.remaining(self.written.tokens, self.request.max_tokens),
+            remaining_tokens=self._remaining_tokens,
             unread_tokens=unread,
             consumption_tokens_per_s=self.settings.consumption_tokens_per_s,
             handoff_s=successor.handoff_s,
@@ -186,6 +236,10 @@ class Successors:
                 yield name, Carrier.TOKENS
             elif Carrier.TEXT in endpoint.continues or self.request.raw_prompt is not None:
                 yield name, Carrier.TEXT
+
+    @property
+    def _remaining_tokens(self) -> float:
+        return self.known.answer_tokens.remaining(self.written.tokens, self.request.max_tokens)
 
     @property
     def _prefill_tokens(self) -> int:
