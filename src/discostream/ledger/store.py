@@ -8,20 +8,23 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import anyio.to_thread
+import anyio
+import anyio.lowlevel
 import platformdirs
+from anyio.lowlevel import EventLoopToken
 
 from discostream.core.qoe import gap_figures
 from discostream.errors import ConfigError
 from discostream.ledger.migrations import ForeignDatabase, migrate
-from discostream.types import Outcome
+from discostream.types import Attempt, Migration, Outcome
 
 __all__ = ["Ledger", "default_ledger_path"]
 
@@ -78,7 +81,9 @@ class Ledger:
             if not self._open:
                 raise anyio.ClosedResourceError
             self._inbox.put(entry)
-        await anyio.to_thread.run_sync(entry.committed.result)
+        await entry.over.wait()
+        if entry.error is not None:
+            raise entry.error
 
     def close(self) -> None:
         """Write what waits and close the file. Safe to call twice; blocks for as long as the disk does."""
@@ -97,13 +102,23 @@ class Ledger:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
-    """An outcome on its way to the file."""
+    """An outcome on its way to the file, from whichever event loop."""
 
     outcome: Outcome
     at: datetime
-    committed: Future[None] = field(default_factory=Future)
+    error: Exception | None = None
+    over: anyio.Event = field(default_factory=anyio.Event)
+    _token: EventLoopToken = field(default_factory=anyio.lowlevel.current_token)
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Let the waiting task go on, without waiting for its loop: that may wait for this thread."""
+        self.error = error
+        loop: Any = self._token.native_token
+        soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        with suppress(RuntimeError):  # its loop is gone, and nobody waits
+            soon(self.over.set)
 
 
 def _write(path: Path, opened: Future[None], inbox: queue.SimpleQueue[_Entry | None]) -> None:
@@ -187,10 +202,10 @@ def _commit(connection: sqlite3.Connection, path: Path, group: list[_Entry]) -> 
                 _commit(connection, path, [entry])
             return
         for entry in group:
-            entry.committed.set_exception(_unusable(path, error) if _is_the_files_fault(error) else error)
+            entry.settle(_unusable(path, error) if _is_the_files_fault(error) else error)
     else:
         for entry in group:
-            entry.committed.set_result(None)
+            entry.settle()
 
 
 def _is_the_files_fault(error: Exception) -> bool:
@@ -213,15 +228,24 @@ def _insert_all(connection: sqlite3.Connection, group: list[_Entry]) -> None:
 def _insert(connection: sqlite3.Connection, outcome: Outcome, at: datetime) -> None:
     key = _insert_row(connection, "request", _request_row(outcome, at))
     for position, attempt in enumerate(outcome.attempts):
-        _insert_row(connection, "attempt", {"request": key, "position": position, **asdict(attempt)})
+        _insert_row(connection, "attempt", {"request": key, "position": position, **_values(attempt)})
     for position, migration in enumerate(outcome.migrations):
-        _insert_row(connection, "migration", {"request": key, "position": position, **asdict(migration)})
+        _insert_row(connection, "migration", {"request": key, "position": position, **_values(migration)})
+
+
+def _values(settled: Attempt | Migration) -> dict[str, object]:
+    """What it holds, which is nothing but numbers and text, so that no copies are needed."""
+    return {name: getattr(settled, name) for name in settled.__slots__}
 
 
 def _insert_row(connection: sqlite3.Connection, table: str, row: Mapping[str, object]) -> int | None:
     """The new row's key. Table and columns are ours, only the values come from outside."""
-    statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES (:{', :'.join(row)})"  # noqa: S608
-    return connection.execute(statement, row).lastrowid
+    return connection.execute(_statement(table, tuple(row)), row).lastrowid
+
+
+@cache
+def _statement(table: str, columns: tuple[str, ...]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES (:{', :'.join(columns)})"  # noqa: S608
 
 
 def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
