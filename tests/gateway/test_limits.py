@@ -22,6 +22,7 @@ import pytest
 from discostream.config import Settings, settings_from
 from discostream.gateway import limits
 from discostream.gateway.app import serve
+from discostream.ledger.queries import totals
 from discostream.library import connect
 
 pytestmark = pytest.mark.anyio
@@ -186,6 +187,8 @@ async def test_a_client_that_reads_nothing_holds_less_than_a_megabyte(tmp_path: 
                 began = sent
                 await settle_down()
                 gc.collect()
+            while not counted and not totals(tmp_path / "ledger.db").requests:
+                await anyio.sleep(0.05)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert sent - began > 1 << 19
