@@ -187,7 +187,7 @@ async def test_a_client_that_reads_nothing_holds_less_than_a_megabyte(tmp_path: 
                 began = sent
                 await settle_down()
                 gc.collect()
-            while not counted and not totals(tmp_path / "ledger.db").requests:
+            while not counted and not totals(tmp_path / "ledger.db").requests:  # noqa: ASYNC110
                 await anyio.sleep(0.05)
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()

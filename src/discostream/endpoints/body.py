@@ -15,6 +15,8 @@ from discostream.wire.openai_answer import AnswerReader
 __all__ = ["Body", "read_tail"]
 
 LOOK_EVERY_S = 0.5
+MOST_BYTES = 1 << 14
+"""How much is read at once: all of it is held until a slow client has taken the last of its pieces."""
 TAIL_S = 2.0
 """How long a finished answer waits for its token counts before it counts as over."""
 REUSE_S = 0.05
@@ -41,14 +43,14 @@ class Body:
         self._timer.cancel()
 
     async def read(self) -> bytes:
-        """What comes next; nothing at the end.
+        """What comes next, or a part of it; nothing at the end.
 
         Raises:
             aiohttp.ClientError: The connection broke or fell silent, or the framing is wrong.
         """
         self._break_off_if_given_up()
         try:
-            return await self._content.readany()
+            return await self._content.read(MOST_BYTES)
         except HttpProcessingError as error:  # from aiohttp's other parser, which does tell
             raise aiohttp.ClientPayloadError("its framing is wrong") from error
 
