@@ -63,6 +63,7 @@ class Delivery:
         self.source: LiveAttempt
         self.pulse: Pulse
         self.listening_until = math.inf
+        self.client_is_slow = False
         self.target: Target | None = None
         self.held: list[Piece] = []
         self.moves = 0
@@ -114,12 +115,12 @@ class Delivery:
         return attempt is self.source and self.written.outlet.is_full
 
     async def room(self) -> None:
-        """See `Listener.room`. A source that waits for the client is not taken for silent."""
-        self.listening_until = math.inf
+        """See `Listener.room`."""
+        self.client_is_slow = True
         await self.written.outlet.room()
+        self.client_is_slow = False
         self.pulse = self.pulse.resume(anyio.current_time())
         self.listening_until = self.pulse.silent_at
-        self.attempts.wake()
 
     @property
     def _due_at(self) -> float:
@@ -218,7 +219,14 @@ class Delivery:
         return self.written.unfit_to_move(opened=self.source.opens_thought)
 
     def _hedge(self) -> None:
-        """The source has been silent for too long: start another, unless the reader has enough to wait."""
+        """The source has been silent for too long: start another, unless the reader has enough to wait.
+
+        A source that waits for the client is not silent.
+        """
+        if self.client_is_slow:
+            self.pulse = self.pulse.resume(anyio.current_time())
+            self.listening_until = self.pulse.silent_at
+            return
         able = [] if self._is_full() else self._rescuers()
         if not able:
             self.listening_until = math.inf

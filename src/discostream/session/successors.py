@@ -137,13 +137,9 @@ class Successors:
         return source, len(self.attempts.started), self.written.token_ids is None, able
 
     def _could_pay_unnoticed(self, unread: float) -> bool:
-        if not any(unread >= bar.unread_tokens for bar in self._bars):
-            return False
-        remaining = self._remaining_tokens
-        return any(
-            unread >= bar.unread_tokens and bar.usd_per_token * remaining > bar.reading_usd
-            for bar in self._bars
-        )
+        reached = [bar for bar in self._bars if unread >= bar.unread_tokens]
+        remaining = self._remaining_tokens if reached else 0.0
+        return any(bar.usd_per_token * remaining > bar.reading_usd for bar in reached)
 
     def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar:
         target = self.known.of(successor.name)

@@ -6,10 +6,12 @@ raises, and always `ChunkError`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from discostream.types import Extra, FinishReason
 from discostream.wire.fields import count as _count
@@ -96,12 +98,40 @@ class UpstreamChunk:
     extra: Extra | None = None
 
 
+class _PlainDelta(Struct, forbid_unknown_fields=True):
+    content: str | None = None
+    role: str | None = None
+    refusal: None = None
+
+
+class _PlainChoice(Struct, forbid_unknown_fields=True):
+    delta: _PlainDelta
+    index: int = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _PlainChunk(Struct):
+    """A chunk that holds text and nothing else, as most do; whatever does not fit is read with tolerance."""
+
+    choices: tuple[_PlainChoice]
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    usage: None = None
+    error: None = None
+
+
+_PLAIN = msgspec.json.Decoder(_PlainChunk)
+
+
 def decode_chunk(payload: bytes) -> UpstreamChunk:
     """The chunk in one event's payload.
 
     Raises:
         ChunkError: The payload is an error object, or no JSON object.
     """
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        (plain,) = _PLAIN.decode(payload).choices
+        return UpstreamChunk(plain.delta.content or "", None, None)
     tree = decode_object(payload)
     choices = tree.get("choices")
     choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}

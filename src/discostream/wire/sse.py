@@ -44,11 +44,12 @@ class SseDecoder:
         """
         if not data:
             return []
-        if self._is_between_events and len(data) <= self._limit and (plain := _plain_events(data)):
-            return plain
+        whole = data.rfind(b"\n\n") + 2
+        payloads = self._plain_events(data[:whole]) if whole > 1 else []
+        if payloads:
+            data = data[whole:]
         if self._after_cr and data.startswith(b"\n"):
             data = data[1:]
-        payloads: list[bytes] = []
         for part in data.splitlines(keepends=True):
             self._extend_line(part.rstrip(b"\r\n"))
             if part.endswith((b"\n", b"\r")):
@@ -66,9 +67,16 @@ class SseDecoder:
             self._end_line(payloads)
         return payloads
 
-    @property
-    def _is_between_events(self) -> bool:
-        return not (self._line or self._data or self._after_cr or self._first_line)
+    def _plain_events(self, data: bytes) -> list[bytes]:
+        """The payloads of whole events of one data line each, as most servers send them; none for others."""
+        if self._data or self._after_cr or self._first_line or b"\r" in data:
+            return []
+        events = (bytes(self._line) + data)[:-2].split(b"\n\n")
+        for event in events:
+            if not event.startswith(b"data: ") or b"\n" in event or len(event) > self._limit:
+                return []
+        self._line.clear()
+        return [event[6:] for event in events]
 
     def _extend_line(self, part: bytes) -> None:
         self._line += part
@@ -93,17 +101,6 @@ class SseDecoder:
         self._data_bytes += len(value) + 1
         if self._data_bytes > self._limit + 1:
             raise SseError(f"an event is longer than {self._limit} bytes")
-
-
-def _plain_events(data: bytes) -> list[bytes] | None:
-    """The payloads of whole events of one data line each, as most servers send them; `None` for others."""
-    if not data.endswith(b"\n\n") or b"\r" in data:
-        return None
-    payloads = data[:-2].split(b"\n\n")
-    for payload in payloads:
-        if not payload.startswith(b"data: ") or b"\n" in payload:
-            return None
-    return [payload[6:] for payload in payloads]
 
 
 def data_event(payload: bytes) -> bytes:
