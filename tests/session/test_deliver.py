@@ -231,7 +231,7 @@ STOP = Finish(FinishReason.STOP)
 
 
 async def test_a_winner_that_breaks_at_once_has_failed():
-    """A break that nobody heard the first content before is settled as one, and rescued."""
+    """A break before anybody heard the first content is settled as a failure, and rescued."""
     brittle = telling("brittle", Piece("one", 1, (1,)))
     played = await play(a_house([device(ttft_s=0.1, continues=("text",)), brittle], {"brittle": 0.0}))
     assert (played.outcome.winner, played.text) == ("brittle", WORDS)
