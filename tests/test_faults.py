@@ -24,7 +24,7 @@ from discostream.ledger.queries import history
 from discostream.library import connect
 from discostream.types import Outcome
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.alone]
 
 AT_ONCE = 50
 SILENCE_S = 0.7

@@ -268,8 +268,8 @@ def compare(answers: Answers, index: int, outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     ("policy", "constraint", "share", "count"),
     [
-        ("disco", "device", 0.3, 2000),
-        ("disco", "server", 0.6, 2000),
+        ("disco", "device", 0.3, 1000),
+        ("disco", "server", 0.6, 1000),
         ("stochastic", "device", 0.7, 500),
         ("optimal", "device", 0.5, 500),
         ("optimal", "server", 0.8, 500),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -161,6 +163,15 @@ def test_a_killed_parent_takes_its_child_along(smollm2_path: Path, moment: str) 
     with parent_of_an_engine(smollm2_path, moment, "stay") as (parent, child):
         parent.kill()
         assert eventually(lambda: is_gone(child), within_s=5.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it loads its model first")
+def test_a_child_whose_parent_has_gone_before_it_began_ends(smollm2_path: Path) -> None:
+    """A parent that dies while its child's Python starts sends it no signal, and is missed all the same."""
+    settings = {**asdict(EngineSettings(model=smollm2_path)), "model": str(smollm2_path), "api_key": "k"}
+    child = [sys.executable, "-P", "-m", "discostream.engine.child"]
+    done = subprocess.run(child, input=json.dumps(settings).encode(), capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, b"")
 
 
 def test_an_engine_does_not_keep_the_interpreter(smollm2_path: Path) -> None:

@@ -230,6 +230,14 @@ def telling(name: str, *events: Event, continues: tuple[str, ...] = ("tokens", "
 STOP = Finish(FinishReason.STOP)
 
 
+async def test_a_winner_that_breaks_at_once_has_failed():
+    """A break before anybody heard the first content is settled as a failure, and rescued."""
+    brittle = telling("brittle", Piece("one", 1, (1,)))
+    played = await play(a_house([device(ttft_s=0.1, continues=("text",)), brittle], {"brittle": 0.0}))
+    assert (played.outcome.winner, played.text) == ("brittle", WORDS)
+    assert played.outcomes == {"brittle": "failed", "laptop": "migrated_to"}
+
+
 async def test_a_source_that_breaks_at_its_limit_has_finished():
     """A stream that breaks after all the tokens that were asked for needs no rescue."""
     laptop = device()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import signal
 import sys
 from typing import Any, BinaryIO
@@ -69,6 +70,15 @@ def _die_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if _is_orphan():
+            sys.exit(1)
+
+
+def _is_orphan() -> bool:
+    """Whether the parent had gone before: nobody holds the other end of standard input."""
+    end = select.poll()
+    end.register(sys.stdin.fileno(), 0)  # a hang-up is told of unasked
+    return bool(end.poll(0))
 
 
 def _claim_stdout() -> BinaryIO:

@@ -96,7 +96,9 @@ def _is_planned(waiting: Sequence[Start]) -> bool:
 def _crown(
     winner: LiveAttempt, said: Mapping[LiveAttempt, list[Piece | Finish]], failures: list[EndpointError]
 ) -> Lead:
-    winner.outcome, winner.won = AttemptOutcome.WON, True
+    winner.won = True
+    if winner.error is None:  # else it broke before anybody heard what it had said
+        winner.outcome = AttemptOutcome.WON
     for attempt in said:
         if attempt is not winner:
             attempt.cancel()
