@@ -38,6 +38,11 @@ class StopFilter:
         return text[: len(text) - kept]
 
     @property
+    def idle(self) -> bool:
+        """Whether there is nothing to look for, so that all text passes as it comes."""
+        return not self._stops
+
+    @property
     def held(self) -> int:
         """How many characters are held back."""
         return len(self._held)

@@ -184,9 +184,11 @@ class Delivery:
 
     def _moves_before(self, following: Piece, at: float) -> bool:
         """Let another endpoint take over if the rest, from `following` on, should be generated there."""
-        if self.moves >= self.settings.max_moves or self.written.holds_text or self._must_stay() is not None:
+        if self.moves >= self.settings.max_moves or not self.successors.worth_weighing(self.source, at):
             return False
         if following.extra is not None:  # nobody can be asked to go on with that
+            return False
+        if self.written.holds_text or self._must_stay() is not None:
             return False
         spent = {*self.failed, self.source.endpoint.name}
         successor, decision = self.successors.weigh(self.source, following, spent, self.moves, at)

@@ -101,23 +101,28 @@ class Successors:
             request = replace(request, max_tokens=request.max_tokens - self.written.tokens_of(text))
         return request, prefix
 
+    def worth_weighing(self, source: LiveAttempt, at: float) -> bool:
+        """Whether a move could pay and go unnoticed now, by what is known from when it was weighed last."""
+        if self._weighed_in != self._circumstances(source):
+            return True
+        unread = self.written.reader.unread(at)
+        reached = [bar for bar in self._bars if unread >= bar.unread_tokens]
+        remaining = self._remaining_tokens if reached else 0.0
+        return any(bar.usd_per_token * remaining > bar.reading_usd for bar in reached)
+
     def weigh(
         self, source: LiveAttempt, following: Piece, spent: Collection[str], moves: int, at: float
     ) -> tuple[Successor | None, Decision | None]:
         """Who saves most, if the answer should move before `following` is delivered; and the decision.
 
-        There is a decision where it should stay, too, unless nobody is cheaper than `source`, or it is known
-        from before that none of them can be worth a move yet.
+        There is a decision where it should stay, too, unless nobody is cheaper than `source`.
         """
         unread = self.written.reader.unread(at)
-        circumstances = self._circumstances(source)
-        if circumstances == self._weighed_in and not self._could_pay_unnoticed(unread):
-            return None, None
         source_profile = self.known.of(source.endpoint.name)
         best: Successor | None = None
         decided: Decision | None = None
         cheaper = self._capable(source, self._dearer(source_profile).union(spent))
-        self._weighed_in = circumstances
+        self._weighed_in = self._circumstances(source)
         self._bars = [self._bar(source_profile, successor) for successor in cheaper]
         for successor in cheaper:
             profile = self.known.of(successor.name)
@@ -135,11 +140,6 @@ class Successors:
         """What decides who could go on, and from what; while it stays the same, bars hold."""
         able = [(endpoint.continues, endpoint.vocabulary) for endpoint in self.endpoints.values()]
         return source, len(self.attempts.started), self.written.token_ids is None, able
-
-    def _could_pay_unnoticed(self, unread: float) -> bool:
-        reached = [bar for bar in self._bars if unread >= bar.unread_tokens]
-        remaining = self._remaining_tokens if reached else 0.0
-        return any(bar.usd_per_token * remaining > bar.reading_usd for bar in reached)
 
     def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar:
         target = self.known.of(successor.name)

@@ -112,6 +112,11 @@ class Written:
         self.textless_tokens += piece.tokens
         if piece.text or piece.extra is None:
             self._keep_ids(piece)
+        if piece.extra is None and piece.text and self.stops.idle:  # as nearly every one
+            tokens, self.textless_tokens = self.textless_tokens, 0
+            self.text += piece.text
+            self.outlet.put(piece.text, tokens, attempt.endpoint.name, at)
+            return
         if piece.extra is not None:
             self.reasoned = self.reasoned or bool(piece.extra.reasoning)
             self.beyond_text = self.beyond_text or piece.extra.is_beyond_text

@@ -89,23 +89,32 @@ class AnswerReader:
                 self.over = True
                 break
             if payload.strip():
-                yield from self._events(self._decode(payload))
+                chunk = self._decode(payload)
+                if chunk.usage is not None and (prompt := self._count(chunk.usage)):
+                    yield prompt
+                if piece := self._piece(chunk):
+                    yield piece
+                self.finish_reason = self.finish_reason or chunk.finish_reason
         self.over = self.over or not data
         if self.over and self.finish_reason is None:
             raise ChunkError("ended the stream without a finish_reason")
 
-    def _events(self, chunk: UpstreamChunk) -> Iterator[Event]:
-        if chunk.usage is not None:
-            if self._usage is None and self.phase is Phase.PREFILL and chunk.usage.prompt_tokens:
-                yield Prompt(chunk.usage.prompt_tokens)
-            self._usage = chunk.usage.filled_from(self._usage)
+    def _count(self, usage: Usage) -> Prompt | None:
+        """Keep token counts; how long the prompt is, where that is news and nothing else has come yet."""
+        is_news = self._usage is None and self.phase is Phase.PREFILL
+        self._usage = usage.filled_from(self._usage)
+        return Prompt(usage.prompt_tokens) if is_news and usage.prompt_tokens else None
+
+    def _piece(self, chunk: UpstreamChunk) -> Piece | None:
         text = self._without_repeats(chunk)
-        if self.finish_reason is None and chunk.extra is not None:
-            yield self._beyond_text(text, chunk.extra)
-        elif self.finish_reason is None and text:
-            self.phase = Phase.DECODE
-            yield Piece(text, _tokens(len(text)))
-        self.finish_reason = self.finish_reason or chunk.finish_reason
+        if self.finish_reason is not None:
+            return None
+        if chunk.extra is not None:
+            return self._beyond_text(text, chunk.extra)
+        if not text:
+            return None
+        self.phase = Phase.DECODE
+        return Piece(text, _tokens(len(text)))
 
     def _beyond_text(self, text: str, extra: Extra) -> Piece:
         piece = Piece(text, _tokens(len(text) + _chars(extra)), extra=extra)
