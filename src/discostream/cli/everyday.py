@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -105,6 +106,7 @@ class _Announcement:
     """Tells the user where the gateway listens."""
 
     def started(self, base_url: str | None = None) -> None:
+        gc.freeze()  # what is there now stays; the collector would look at it every few dozen requests
         typer.echo(f"Serving {base_url} (Ctrl-C stops it)", err=True)
 
 

@@ -31,10 +31,14 @@ def gap_figures(times_s: ArrayLike) -> GapFigures | None:
     Args:
         times_s: Shape (tokens,): as delivered, or as read (`read_times`).
     """
-    gaps = np.diff(np.asarray(times_s, np.float64))
-    if gaps.size == 0:
+    gaps = np.sort(np.diff(np.asarray(times_s, np.float64))).tolist()
+    if not gaps:
         return None
-    return GapFigures(float(gaps.mean()), float(np.quantile(gaps, 0.99)), float(gaps.max()))
+    # As np.quantile has it, which takes ten times as long for one quantile of a short list.
+    place = 0.99 * (len(gaps) - 1)
+    below = gaps[int(place)]
+    above = gaps[min(int(place) + 1, len(gaps) - 1)]
+    return GapFigures(sum(gaps) / len(gaps), below + (place % 1.0) * (above - below), gaps[-1])
 
 
 def read_times(delivered_s: ArrayLike, tokens_per_s: float) -> Floats:

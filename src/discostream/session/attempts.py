@@ -177,7 +177,8 @@ class Attempts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         for attempt in self.started:
-            attempt.cancel()
+            if attempt.ended_at is None:
+                attempt.cancel()
         return await self._tasks.__aexit__(kind, error, trace)
 
     @property
