@@ -117,8 +117,10 @@ class Delivery:
     async def room(self) -> None:
         """See `Listener.room`."""
         self.client_is_slow = True
-        await self.written.outlet.room()
-        self.client_is_slow = False
+        try:
+            await self.written.outlet.room()
+        finally:
+            self.client_is_slow = False
         self.pulse = self.pulse.resume(anyio.current_time())
         self.listening_until = self.pulse.silent_at
 
