@@ -7,11 +7,12 @@ from dataclasses import replace
 import anyio
 import numpy as np
 import pytest
-from timetable import WORDS, Played, a_house, a_request, device, play, server
+from timetable import WORDS, AClient, Played, a_house, a_request, device, play, server
 
 from discostream.config import MigrationSettings, PacingSettings
 from discostream.core.qoe import tbt_as_read
 from discostream.endpoints.scripted import ScriptedEndpoint
+from discostream.session.run import run
 from discostream.types import Finish, FinishReason, Piece, Prefix, Request
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +116,40 @@ async def test_who_leaves_is_settled_for_what_was_delivered():
     assert played.outcome.finish_reason is None
 
 
+async def test_a_client_that_breaks_at_the_last_word_is_no_failure_of_endpoints():
+    """What it raises is told even where the source has ended and only what was held is left to write."""
+
+    class Broken(AClient):
+        def take(self, piece) -> None:
+            super().take(piece)
+            if piece.text.endswith("word59"):
+                raise RuntimeError("no more paper")
+
+    late, cloud = device(answer=LONG, ttft_s=9.0), server(answer=" ".join(LONG.split()[:60]), tbt_s=0.02)
+    house = replace(a_house([late, cloud], {"cloud": 0.0}), migration=MigrationSettings())
+    client = Broken()
+    with pytest.raises(RuntimeError, match="no more paper"):
+        await run(a_request(), house, client)
+    assert [attempt.dropped for attempt in client.outcome.attempts] == [None, "the source had finished"]
+
+
+@pytest.mark.parametrize("mode", ["immediate", "reading"])
+async def test_a_client_whose_room_breaks_is_no_failure_of_endpoints(mode, monkeypatch):
+    """Nor is an endpoint blamed for what is raised while it waits for the client."""
+    monkeypatch.setattr("discostream.session.outlet.WORDS_WAITING", 2)
+
+    class Broken(AClient):
+        is_full = True
+
+        async def room(self) -> None:
+            raise RuntimeError("no more paper")
+
+    client, cloud = Broken(), server()
+    with pytest.raises(RuntimeError, match="no more paper"):
+        await run(a_request(), replace(a_house([cloud]), pacing=PacingSettings(mode=mode)), client)
+    assert client.outcome.attempts[0].error is None
+
+
 @pytest.mark.parametrize("mode", ["immediate", "reading"])
 async def test_a_client_that_breaks_is_told_apart_from_one_that_leaves(mode):
     """What a client raises comes out of the session as it is, and into the account, paced or not."""
@@ -130,8 +165,6 @@ async def test_a_client_that_breaks_is_told_apart_from_one_that_leaves(mode):
 
         def settled(self, outcome) -> None:
             self.outcome = outcome
-
-    from discostream.session.run import run
 
     client, cloud = Broken(), server()
     with pytest.raises(RuntimeError, match="no more paper"):
@@ -158,8 +191,6 @@ async def test_a_client_that_does_not_read_stops_the_source(monkeypatch):
 
         def settled(self, outcome) -> None:
             self.outcome = outcome
-
-    from discostream.session.run import run
 
     client, cloud = Stuck(), server(answer=" ".join(["x"] * 10_000))
     with anyio.move_on_after(30):

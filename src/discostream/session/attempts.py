@@ -246,9 +246,17 @@ class Attempts:
             await self._came.wait()
         came = self._came.is_set()
         self._came = anyio.Event()
+        self.check()
+        return came
+
+    def check(self) -> None:
+        """Raise what a listener raised, if it did: the attempts have no part in it.
+
+        Raises:
+            Exception: That.
+        """
         if self._fault is not None:
             raise self._fault
-        return came
 
     def wake(self) -> None:
         """Let `news` return."""
@@ -272,15 +280,22 @@ class Attempts:
         try:
             self._listener.hear(attempt, report, at)
         except Exception as error:
-            self._fault = error  # the attempt has no part in it, and whoever waits for news is told
-            self.wake()
+            self._fault_of_listener(error)
+
+    def _fault_of_listener(self, error: Exception) -> None:
+        self._fault = self._fault or error
+        self.wake()
 
     async def _until_wanted(self, attempt: LiveAttempt) -> bool:
         """Wait before more is asked for: for the race to go on, or for a slow client; whether it had to."""
         if self._listener is None:
             await anyio.lowlevel.checkpoint()
         elif self._listener.must_wait(attempt):
-            await self._listener.room()
+            try:
+                await self._listener.room()
+            except Exception as error:
+                self._fault_of_listener(error)
+                await anyio.sleep_forever()  # until whoever was told ends the attempts
         else:
             return False
         return True
