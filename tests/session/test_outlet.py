@@ -122,10 +122,10 @@ async def test_a_client_that_breaks_at_the_last_word_is_no_failure_of_endpoints(
     class Broken(AClient):
         def take(self, piece) -> None:
             super().take(piece)
-            if piece.text.endswith("word59"):
+            if piece.text.endswith("word11"):
                 raise RuntimeError("no more paper")
 
-    late, cloud = device(answer=LONG, ttft_s=9.0), server(answer=" ".join(LONG.split()[:60]), tbt_s=0.02)
+    late, cloud = device(answer=LONG, ttft_s=9.0), server(answer=" ".join(LONG.split()[:12]), tbt_s=0.02)
     house = replace(a_house([late, cloud], {"cloud": 0.0}), migration=MigrationSettings())
     client = Broken()
     with pytest.raises(RuntimeError, match="no more paper"):

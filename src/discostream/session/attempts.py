@@ -246,17 +246,9 @@ class Attempts:
             await self._came.wait()
         came = self._came.is_set()
         self._came = anyio.Event()
-        self.check()
-        return came
-
-    def check(self) -> None:
-        """Raise what a listener raised, if it did: the attempts have no part in it.
-
-        Raises:
-            Exception: That.
-        """
         if self._fault is not None:
             raise self._fault
+        return came
 
     def wake(self) -> None:
         """Let `news` return."""
@@ -267,7 +259,8 @@ class Attempts:
         self._listener = listener
         while self._inbox:
             attempt, report = self._inbox.popleft()
-            self._pass(attempt, report, anyio.current_time())
+            if not attempt.scope.cancel_called:
+                listener.hear(attempt, report, anyio.current_time())
 
     def _pass(self, attempt: LiveAttempt, report: Event | EndpointError, at: float) -> None:
         """Let a report be heard, unless nobody wants it any more."""

@@ -93,7 +93,6 @@ class Delivery:
         while self.state not in FINAL:
             if not await self.attempts.news(self._due_at) and self._due_at <= anyio.current_time():
                 self._on_time()
-        self.attempts.check()
         await self.written.close()
         if self.finish is None:
             raise self.attempts.exhausted(self.failures)
