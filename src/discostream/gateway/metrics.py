@@ -21,7 +21,7 @@ from discostream.config import EndpointSettings
 from discostream.library import FAILED, READY, STARTING, Disco
 from discostream.types import Attempt, AttemptOutcome, Outcome, Request
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "Metrics", "provider_of"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -51,7 +51,7 @@ class Metrics:
     def __init__(self, disco: Disco) -> None:
         self._registry = CollectorRegistry()
         self._asked = {
-            name: (_provider(endpoint.settings), endpoint.settings.model, name)
+            name: (provider_of(endpoint.settings), endpoint.settings.model, name)
             for name, endpoint in disco.endpoints.items()
         }
         self._make_served()
@@ -212,7 +212,8 @@ def _gauge(name: str, says: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, says, labels=labels)
 
 
-def _provider(settings: EndpointSettings) -> str:
+def provider_of(settings: EndpointSettings) -> str:
+    """What the conventions call the provider of an endpoint: its preset's word, or its dialect's."""
     known_as = settings.options.get("preset") or settings.dialect
     return PROVIDERS.get(known_as, known_as)
 
