@@ -185,6 +185,24 @@ async def test_other_rules_share_the_connection(tmp_path):
     assert len(recent(tmp_path / "ledger.db", 5)) == 2
 
 
+async def test_whoever_wants_to_know_is_told_of_what_was_settled(tmp_path, caplog):
+    """Each callable is told once, by the time that the answer ends; one that raises harms nobody."""
+    told = []
+
+    def broken(request, outcome):
+        raise ZeroDivisionError
+
+    async with connect(pair(tmp_path)) as disco:
+        disco.on_settled += [broken, lambda request, outcome: told.append((request, outcome))]
+        answer = disco.stream("Count.")
+        assert len([piece async for piece in answer]) == 3
+        assert told == [(answer.request, answer.outcome)]
+        async with disco.under(policy=PolicySettings(name="server-only")).stream("Count.") as abandoned:
+            pass
+        assert told[1:] == [(abandoned.request, abandoned.outcome)]
+    assert caplog.text.count("could not be told of its outcome") == 2
+
+
 @pytest.mark.parametrize("messages", [[], ["hi"], [{"role": "user"}], [{"role": "user", "content": 3}]])
 async def test_what_is_no_chat_is_rejected(messages, tmp_path):
     """A conversation is a list of roles and texts, with at least one turn."""

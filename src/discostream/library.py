@@ -30,7 +30,7 @@ from discostream.config import (
     check_settings,
     load_settings,
 )
-from discostream.core.budget import budgets_from, warning_of
+from discostream.core.budget import Allowance, budgets_from, warning_of
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import (
@@ -46,18 +46,18 @@ from discostream.ledger.queries import spent_since
 from discostream.ledger.store import Ledger, default_ledger_path
 from discostream.session.conversations import Conversations
 from discostream.session.embeddings import embedder_named
-from discostream.session.house import House, Surroundings
+from discostream.session.house import House, Surroundings, WhenSettled
 from discostream.session.knowledge import Knowledge
 from discostream.session.models import choice_of, refuse_taken_names
 from discostream.session.pins import pinned_by_needs, refuse_impossible_pins
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
-from discostream.session.purse import Purse
+from discostream.session.purse import Balance, Purse
 from discostream.session.run import run
 from discostream.types import PROBE, Delivered, Kind, Message, Outcome, Request, Sampling
 from discostream.wire.openai_schema import MAPPED_FIELDS, chat_message, needs_of, passed_on
 
-__all__ = ["READY", "Answer", "Disco", "connect"]
+__all__ = ["FAILED", "READY", "STARTING", "Answer", "Disco", "connect"]
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class Disco:
     Attributes:
         settings: What it was made from.
         endpoints: By name, in the order of the settings.
+        on_settled: Callables that are told of every request and its outcome, once it is settled.
     """
 
     def __init__(self, settings: Settings, *, seed: int | None = None) -> None:
@@ -121,6 +122,7 @@ class Disco:
         self._purse = Purse(budgets_from(settings, self._battery_wh))
         self._planner = self._plan_under(settings)
         self._running: Counter[str] = Counter()
+        self.on_settled: list[WhenSettled] = []
         self._connection = _Connection()
 
     async def __aenter__(self) -> Disco:
@@ -161,6 +163,21 @@ class Disco:
     def standing(self) -> dict[str, str]:
         """How each endpoint stands: starting, ready or failed."""
         return dict(self._connection.standing)
+
+    @property
+    def running(self) -> dict[str, int]:
+        """How many attempts run at each endpoint."""
+        return {name: self._running[name] for name in self.endpoints}
+
+    @property
+    def balances(self) -> tuple[Balance, ...]:
+        """How every budget stands."""
+        return self._purse.balances()
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What the plans in force let an average request use of every budget."""
+        return self._planner.allowances
 
     def expect_prompts(self, chars: Sequence[int]) -> None:
         """Plan for prompts of so many characters until more is seen, not for a public service's chats."""
@@ -292,6 +309,7 @@ class Disco:
             self._conversations,
             self._purse,
             self.settings.pacing,
+            self.on_settled,
         )
         answer = Answer(request)
         tasks.start_soon(answer._progress.follow, request, house)

@@ -401,6 +401,13 @@ class Outcome:
     stayed: str | None = None
 
     @property
+    def verdict(self) -> str:
+        """How it ended in a word: `ok`, `failed` or `cancelled` (the client left)."""
+        if self.finish_reason is not None:
+            return "ok"
+        return "cancelled" if self.error is None else "failed"
+
+    @property
     def usd(self) -> float:
         """Dollars spent on all attempts."""
         return sum(attempt.usd for attempt in self.attempts)

@@ -110,6 +110,22 @@ def test_what_costs_nothing_of_it_is_never_refused():
         purse.reserve(laptop, asked(), Prefix())
 
 
+def test_balances_are_in_the_unit_of_the_amount():
+    """Dollars of this window, and the share of what was answered: nothing before the first answer."""
+    clock, cloud = Clock(), server()
+    purse = Purse([usd(1.0), share(0.5, hard=False)], clock)
+    reservation = purse.reserve(cloud, asked(), Prefix())
+    reservation.settle(usd=0.25, joules=0.0, prompt_tokens=30)
+    assert [balance.spent for balance in purse.balances()] == [0.25, 0.0]
+    purse.count(ended(40))
+    purse.reserve(cloud, asked(), Prefix())
+    money, part = purse.balances()
+    assert (money.budget.name, money.held) == ("money", pytest.approx(MOST_USD))
+    assert (part.spent, part.held) == (0.75, 0.0)
+    clock.at += timedelta(days=1)
+    assert [balance.spent for balance in purse.balances()] == [0.0, 0.75]
+
+
 def test_a_soft_budget_refuses_nobody():
     """A soft budget steers plans; an attempt starts however much was spent of it."""
     purse = Purse([usd(0.0, hard=False), share(0.0, hard=False)], Clock())

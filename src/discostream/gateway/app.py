@@ -26,6 +26,7 @@ from discostream.gateway.limits import (
     http_log,
     read_within_limits,
 )
+from discostream.gateway.metrics import CONTENT_TYPE, Metrics
 from discostream.gateway.openapi import document
 from discostream.library import READY, Disco, connect
 from discostream.session.models import choice_of, model_names
@@ -38,6 +39,7 @@ STOPPING_S = 3.0
 
 HEALTHY = b'{"status":"ok"}'
 CREATED = web.AppKey("created", int)
+METRICS = web.AppKey("metrics", Metrics)
 
 
 async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -99,6 +101,7 @@ def build_app(disco: Disco) -> web.Application:
     )
     app[DISCO] = disco
     app[CREATED] = int(time.time())
+    app[METRICS] = Metrics(disco)
     app.on_response_prepare.append(_name_request)
     app.add_routes(
         [
@@ -109,6 +112,7 @@ def build_app(disco: Disco) -> web.Application:
             web.get("/v1/models/{name:.+}", _model),
             web.get("/health", _health),
             web.get("/ready", _ready),
+            web.get("/metrics", _metrics),
             web.get("/openapi.json", _openapi),
         ]
     )
@@ -135,6 +139,10 @@ async def _ready(http: web.Request) -> web.Response:
     ready = READY in standing.values()
     body = msgspec.json.encode({"status": "ready" if ready else "starting", "endpoints": standing})
     return _json(body, 200 if ready else 503)
+
+
+async def _metrics(http: web.Request) -> web.Response:
+    return web.Response(body=http.app[METRICS].page(), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _openapi(http: web.Request) -> web.Response:

@@ -358,6 +358,11 @@ OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
             "default": _ERROR,
         },
     },
+    ("GET", "/metrics"): _shows(
+        {"description": "In Prometheus' text format.", "content": {"text/plain": {"schema": _TEXT}}},
+        "Counts and times since the gateway was started.",
+        security=_KEY,
+    ),
     ("GET", "/openapi.json"): _shows(_gives({"type": "object"}, "It."), "This document."),
 }
 """What is said of each route, by its method and path."""

@@ -254,7 +254,7 @@ def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
         "request_id": outcome.request_id,
         "recorded_at": at.isoformat(timespec="milliseconds"),
         "policy": outcome.policy,
-        "outcome": _verdict(outcome),
+        "outcome": outcome.verdict,
         "winner": outcome.winner,
         "ttft_s": outcome.ttft_s,
         "finish_reason": outcome.finish_reason,
@@ -270,9 +270,3 @@ def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
         "error": outcome.error,
         "stayed": outcome.stayed,
     }
-
-
-def _verdict(outcome: Outcome) -> str:
-    if outcome.finish_reason is not None:
-        return "ok"
-    return "cancelled" if outcome.error is None else "failed"

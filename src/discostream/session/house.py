@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from discostream.config import CostSettings, MigrationSettings, PacingSettings
 from discostream.core.cost import constrained_kind, exchange_rate
@@ -20,7 +20,10 @@ from discostream.session.power import PowerSupply
 from discostream.session.purse import Purse
 from discostream.types import Kind, Outcome, Request
 
-__all__ = ["House", "Recorder", "Surroundings"]
+__all__ = ["House", "Recorder", "Surroundings", "WhenSettled"]
+
+WhenSettled: TypeAlias = Callable[[Request, Outcome], None]
+"""Is told of a request that was settled this moment, before its reader is."""
 
 
 class Recorder(Protocol):
@@ -78,6 +81,7 @@ class House:
         conversations: What each endpoint has read lately.
         purse: What may be spent.
         pacing: When tokens that have come are passed on.
+        on_settled: Who is told of every request that was settled.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -89,6 +93,7 @@ class House:
     conversations: Conversations
     purse: Purse = field(default_factory=Purse)
     pacing: PacingSettings = field(default_factory=PacingSettings)
+    on_settled: Sequence[WhenSettled] = ()
 
     def outlet(self, request: Request, client: Sink) -> Outlet:
         """The way out for one answer."""

@@ -12,6 +12,7 @@ import msgspec.structs
 import numpy as np
 
 from discostream.config import PolicySettings
+from discostream.core.budget import Allowance
 from discostream.core.plugins import load_policy
 from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, Known
@@ -82,6 +83,12 @@ class Planner:
         self._made_at = 0.0
         self._made_from: object = None
         self._others: dict[str, Planner] = {}
+
+    @property
+    def allowances(self) -> tuple[Allowance, ...]:
+        """What the latest table was made to spend; nothing before the first."""
+        latest = self._next or self._outlook
+        return () if latest is None else latest.known.allowances
 
     def under(self, policy: str | None) -> Planner:
         """The planner for another policy with the same settings and source; this one for `None`.

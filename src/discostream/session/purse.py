@@ -31,7 +31,7 @@ from discostream.ledger.queries import Spent
 from discostream.session.localtime import local_now
 from discostream.types import Kind, Outcome, Plan, Prefix, Request, Start
 
-__all__ = ["Purse", "Reservation"]
+__all__ = ["Balance", "Purse", "Reservation"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,20 @@ FIXED_POLICIES = frozenset({"device-only", "fast", "server-only", "offsets"})
 
 ROUNDING = 1e-9
 """The part of a hard budget that is never spent: a sum of a million floats is off by 1e-10 at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How a budget stands, in the unit of its amount: dollars, joules, or the share of all prompt tokens.
+
+    Attributes:
+        spent: In its present window; nothing of a share before the first answer.
+        held: What attempts that are not settled yet have set aside.
+    """
+
+    budget: Budget
+    spent: float
+    held: float
 
 
 @dataclass(eq=False)
@@ -90,6 +104,12 @@ class _Account:
         """What was not spent, nor is set aside."""
         of = self.prompt_tokens if self.budget.resource is Resource.SHARE else 1
         return self.budget.amount * of * (1 - ROUNDING) - self.spent - self.held
+
+    @property
+    def balance(self) -> Balance:
+        """How it stands."""
+        of = (self.prompt_tokens or math.inf) if self.budget.resource is Resource.SHARE else 1
+        return Balance(self.budget, self.spent / of, self.held / of)
 
     def renew(self, now: datetime) -> None:
         """Begin a new window once the old one is over; what is set aside stays so, and will count in it.
@@ -317,6 +337,11 @@ class Purse:
         budgeted = {account.budget.restrained for account in self._accounts if not account.follows_prices}
         kind = constrained if len(budgeted) != 1 else budgeted.pop() or constrained
         return tuple(account.allowance(now, kind, len(self.under_way)) for account in self._accounts)
+
+    def balances(self) -> tuple[Balance, ...]:
+        """How every budget stands at this moment."""
+        self._renewed()
+        return tuple(account.balance for account in self._accounts)
 
     def smoothed(self, plan: Plan, kinds: Mapping[str, Kind], prompt_tokens: float) -> Plan:
         """The same plan, but who would make a soft share owe too much by starting at once stands by.

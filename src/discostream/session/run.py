@@ -87,6 +87,7 @@ async def run(request: Request, house: House, client: Client) -> None:
             await _record(outcome, at_s, house)
         house.knowledge.observe(outcome, at_s)
         _remember(request, attempts, written, house)
+        _tell(request, outcome, house)
         client.settled(outcome)
     if failure is not None:
         raise failure
@@ -132,6 +133,15 @@ def _remember(request: Request, attempts: Attempts, written: Written, house: Hou
             if attempt.won and not written.migrations:
                 messages += (Message("assistant", written.text),)
             house.conversations.remember(attempt.endpoint.name, messages)
+
+
+def _tell(request: Request, outcome: Outcome, house: House) -> None:
+    """Tell whoever wants to know of it; what is wrong with them is not the request's fault."""
+    for told in house.on_settled:
+        try:
+            told(request, outcome)
+        except Exception:
+            log.exception("request %s: %r could not be told of its outcome", request.request_id, told)
 
 
 def _told(failure: Exception | None) -> str | None:
