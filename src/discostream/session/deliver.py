@@ -376,7 +376,12 @@ class Delivery:
             self._drop_target("it ended the answer at once")
 
     def _may_be_whole(self, target: Target, reason: FinishReason) -> bool:
-        """Whether a rescuer that adds nothing is believed; in its own tokens the answer may be full."""
+        """Whether a rescuer that adds nothing is believed; in its own tokens the answer may be full.
+
+        Not while words are held with which the source went on from there.
+        """
+        if self.held:
+            return False
         return reason is FinishReason.LENGTH or target.agrees or ends_sentence(self.written.text)
 
     def _refuse(self, target: Target, why: str) -> None:
