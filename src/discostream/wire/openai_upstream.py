@@ -129,7 +129,7 @@ def decode_chunk(payload: bytes) -> UpstreamChunk:
     Raises:
         ChunkError: The payload is an error object, or no JSON object.
     """
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         (plain,) = _PLAIN.decode(payload).choices
         return UpstreamChunk(plain.delta.content or "", None, None)
     tree = decode_object(payload)
