@@ -368,6 +368,9 @@ class Answer:
             AllEndpointsFailed: Nothing could answer, or go on answering.
             AnswerInterrupted: The connection was closed first.
         """
+        if self._unread:
+            unread, self._unread = list(self._unread), deque()
+            return unread
         if not self._abandoned:
             pieces = await self._progress.read()
             if pieces:
