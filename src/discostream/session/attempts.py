@@ -254,11 +254,16 @@ class Attempts:
         self._came.set()
 
     def listen(self, listener: Listener) -> None:
-        """From now on, reports go there at once; those that wait for `hear`, too."""
+        """From now on, reports go there at once; those that wait for `hear`, too.
+
+        Raises:
+            Exception: Whatever the listener raises at those.
+        """
         self._listener = listener
         while self._inbox:
             attempt, report = self._inbox.popleft()
-            self._pass(attempt, report, anyio.current_time())
+            if not attempt.scope.cancel_called:
+                listener.hear(attempt, report, anyio.current_time())
 
     def _pass(self, attempt: LiveAttempt, report: Event | EndpointError, at: float) -> None:
         """Let a report be heard, unless nobody wants it any more."""
@@ -271,18 +276,25 @@ class Attempts:
         try:
             self._listener.hear(attempt, report, at)
         except Exception as error:
-            self._fault = error  # the attempt has no part in it, and whoever waits for news is told
-            self.wake()
+            self._tell(error)
 
     async def _until_wanted(self, attempt: LiveAttempt) -> bool:
         """Wait before more is asked for: for the race to go on, or for a slow client; whether it had to."""
         if self._listener is None:
             await anyio.lowlevel.checkpoint()
         elif self._listener.must_wait(attempt):
-            await self._listener.room()
+            try:
+                await self._listener.room()
+            except Exception as error:
+                self._tell(error)
         else:
             return False
         return True
+
+    def _tell(self, fault: Exception) -> None:
+        """Tell whoever waits for news what a listener raised; the attempt has no part in it."""
+        self._fault = fault
+        self.wake()
 
     async def _pump(self, attempt: LiveAttempt) -> None:
         try:
