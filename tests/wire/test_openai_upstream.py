@@ -302,7 +302,8 @@ def test_counts_that_cannot_be_are_no_counts(count: Any) -> None:
 )
 def test_what_stands_beside_plain_text_is_not_overlooked(around: str, expected: Any) -> None:
     """A chunk that looks plain at first is read as any other, whatever else it holds."""
-    payload = ('{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":""}],%s}' % around).encode()
+    head = b'{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":""}],'
+    payload = b"%b%b}" % (head, around.encode())
     for plain in (payload, payload.replace(b',"finish_reason":""', b"")):
         if expected is ChunkError:
             with pytest.raises(ChunkError):
