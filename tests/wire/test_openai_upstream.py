@@ -270,6 +270,13 @@ def test_a_refusal_is_what_the_model_said() -> None:
     assert decode_chunk(json.dumps(refusal).encode()).content == "I cannot help with that."
 
 
+@pytest.mark.parametrize("calls", ["f()", {"name": "f"}, ["f"], [None], 1])
+def test_calls_that_are_none_are_absent(calls: Any) -> None:
+    """Calls of tools are a list of objects; anything else under their name says nothing."""
+    payload = json.dumps({"choices": [{"delta": {"content": "Hi", "tool_calls": calls}}]}).encode()
+    assert decode_chunk(payload) == UpstreamChunk("Hi", None, None)
+
+
 def test_late_nulls_do_not_erase_counts() -> None:
     """Counts that were told once stay, whatever a later chunk leaves out."""
     reader = AnswerReader()
