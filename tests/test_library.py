@@ -70,6 +70,30 @@ async def test_an_answer_streams_and_settles(tmp_path):
         assert [piece async for piece in answer] == []
 
 
+async def test_pieces_come_in_order_however_they_are_asked_for(tmp_path):
+    """One by one or all that have come: none is passed over, and none comes late."""
+    async with connect(pair(tmp_path, answer="one two three four")) as disco:
+        answer = disco.stream("Count.")
+        while answer.outcome is None:  # noqa: ASYNC110 - so that all of it waits
+            await anyio.sleep(0.01)
+        texts = [(await anext(answer)).text]
+        while pieces := await answer.pieces():
+            texts += [piece.text for piece in pieces]
+        assert texts == ["one", " two", " three", " four"]
+
+
+async def test_what_comes_beside_text_waits_for_its_reader_too(tmp_path):
+    """Calls of tools are held in no greater amount than text would be, however large each of them is."""
+    calls = [{"name": "write", "arguments": {"text": "x" * 10_000}}] * 50
+    async with connect(pair(tmp_path, tool_calls=calls)) as disco:
+        tools = [{"type": "function", "function": {"name": "write"}}]
+        answer = disco.stream("Write.", extra_body={"tools": tools})
+        await anyio.sleep(0.1)
+        waited = await answer.pieces()
+        assert 0 < sum(len(str(piece.extra)) for piece in waited) < 40_000
+        assert len(waited) + len([piece async for piece in answer]) == 100
+
+
 async def test_answers_run_side_by_side(tmp_path):
     """Answers of one connection do not wait for each other, nor for a reader who is slow."""
     async with connect(pair(tmp_path, tbt_s=0.05)) as disco:

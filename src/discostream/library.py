@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
@@ -386,6 +387,9 @@ class Answer:
             AllEndpointsFailed: Nothing could answer, or go on answering.
             AnswerInterrupted: The connection was closed first.
         """
+        if self._unread:
+            unread, self._unread = list(self._unread), deque()
+            return unread
         if not self._abandoned:
             pieces = await self._progress.read()
             if pieces:
@@ -444,7 +448,7 @@ class _Progress:
 
     def take(self, piece: Delivered) -> None:
         self._pieces.append(piece)
-        self._waiting += PIECE_CHARS + len(piece.text)
+        self._waiting += _held_by(piece)
         self._came.set()
 
     async def read(self) -> list[Delivered]:
@@ -471,6 +475,12 @@ class _Progress:
 
     def settled(self, outcome: Outcome) -> None:
         self.outcome = outcome
+
+
+def _held_by(piece: Delivered) -> int:
+    """About how many characters a piece holds, with what came beside its text."""
+    beside = 0 if piece.extra is None else len(msgspec.json.encode(piece.extra))
+    return PIECE_CHARS + len(piece.text) + beside
 
 
 class _Connection:

@@ -161,6 +161,17 @@ async def test_a_raw_prompt_goes_on_token_by_token(engine_endpoint: LlamaCppEndp
     assert (rest[0], text_of(rest)) == (Prompt(counted.tokens + len(ids)), ", 6,")
 
 
+async def test_a_raw_prompt_that_opens_a_thought_is_continued_in_it(
+    engine_endpoint: LlamaCppEndpoint,
+) -> None:
+    """No thought is closed in a prompt that stands as the client wrote it."""
+    await engine_endpoint.prepare()
+    server = await engine_endpoint._server()
+    counted, *_ = await collect(engine_endpoint, raw("Why? <think>\n", max_tokens=1), Prefix("It is"))
+    prompt = await server.tokenize("Why? <think>\n", add_special=True, parse_special=True)
+    assert counted == Prompt(len(prompt) + len(await server.inner_ids("It is")))
+
+
 async def test_a_raw_prompt_may_be_bound_by_a_grammar(engine_endpoint: LlamaCppEndpoint) -> None:
     """What its own protocol has other words for goes by OpenAI's, raw prompts too."""
     events = await collect(engine_endpoint, raw("abc", grammar='root ::= "x"+', max_tokens=3))

@@ -195,6 +195,23 @@ async def test_a_client_that_reads_nothing_holds_less_than_a_megabyte(tmp_path: 
     assert held < 1 << 20
 
 
+async def test_a_client_that_pauses_gets_all_of_its_answer(tmp_path: Path) -> None:
+    """A client that does not read for longer than comments are apart loses nothing of a long answer."""
+    words = [f"word{n}" for n in range(20_000)]
+    told = {**LAPTOP, "answer": " ".join(words)}
+    async with serving(settings(tmp_path, told, keep_alive_s=0.1)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 12)
+        writer.write(post(json.dumps({**CHAT, "stream": True}).encode(), headers=b"Connection: close\r\n"))
+        head = await reader.readuntil(b"\r\n\r\n")
+        await anyio.sleep(1.0)
+        with anyio.fail_after(30.0):
+            said = await reader.read()
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 200")
+    assert said.count(b'"content":" word') == len(words) - 1
+    assert b"data: [DONE]" in said
+
+
 def url_of(upstream: asyncio.Server) -> str:
     return f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1"
 

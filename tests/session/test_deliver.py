@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timetable import WORDS, Played, a_house, a_request, device, play, server
+from timetable import WORDS, AClient, Played, a_house, a_request, device, play, server
 from trio.testing import MockClock
 
 from discostream.config import MigrationSettings
@@ -19,6 +20,9 @@ from discostream.core.handoff import CAUTION
 from discostream.core.qoe import tbt_as_read
 from discostream.endpoints.scripted import ScriptedEndpoint
 from discostream.errors import EndpointError, Phase
+from discostream.session.attempts import Attempts, LiveAttempt
+from discostream.session.purse import Purse
+from discostream.session.run import run
 from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Prompt, Request
 
 pytestmark = pytest.mark.anyio
@@ -203,6 +207,42 @@ async def test_client_that_leaves_in_mid_answer_settles_what_it_got():
     assert played.outcome.finish_reason is None
     assert played.outcome.completion_tokens == 3
     assert played.outcome.usd == pytest.approx((3 + 3) * 10 / 1e6)
+
+
+async def test_a_fault_on_the_way_out_is_not_the_endpoints():
+    """What goes wrong while a source waits for the client is raised as it is, and nobody is blamed for it."""
+
+    class Faulty(AClient):
+        is_full = True
+
+        async def room(self) -> None:
+            raise OSError("no room")
+
+    house, client = a_house([device(), server()], {"cloud": 0.0}), Faulty()
+    with pytest.raises(OSError, match="no room"):
+        await run(a_request(), house, client)
+    assert client.outcome
+    assert [each.error for each in client.outcome.attempts] == [None]
+
+
+async def test_a_fault_at_what_waits_already_is_raised():
+    """A listener that cannot hear what came before it listened is not left alone with that."""
+
+    class Deaf:
+        def hear(self, attempt: LiveAttempt, report: Event | EndpointError, at: float) -> None:
+            raise ValueError("what?")
+
+        def must_wait(self, attempt: LiveAttempt) -> bool:
+            return False
+
+        async def room(self) -> None:
+            raise NotImplementedError
+
+    async with Attempts({"laptop": device()}, 3, Counter(), Purse()) as attempts:
+        attempts.start("laptop", a_request(), Prefix())
+        await anyio.sleep(0.1)
+        with pytest.raises(ValueError, match="what"):
+            attempts.listen(Deaf())
 
 
 class Telling(ScriptedEndpoint):

@@ -94,6 +94,24 @@ async def test_a_target_that_was_wrong_may_still_rescue():
     assert [each.reason for each in played.outcome.migrations] == ["rescue"]
 
 
+async def test_a_rescuer_that_adds_nothing_does_not_end_what_the_source_went_on_with():
+    """Words that were held while a target prepared reach the reader, whatever the target thinks of them."""
+
+    class Ending(Saying):
+        async def generate(self, request: Request, prefix: Prefix):
+            await anyio.sleep(0.3)
+            async with aclosing(super().generate(request, prefix)) as events:
+                async for event in events:
+                    yield event
+
+    plain = saying()
+    sentences = LONG.replace(" ", ". ") + "."
+    cloud = server(answer=sentences, tbt_s=0.02, breaks_after=12)
+    played = await play(a_pair(Ending(plain.settings, plain.script), cloud))
+    assert played.text == " ".join(sentences.split(" ")[:12])
+    assert played.outcome.finish_reason == "stop"
+
+
 async def test_another_last_word_is_asked_for_once_more():
     """A rescuer that does not say the broken word again is asked to go on from the exact text."""
     asked: list[str] = []

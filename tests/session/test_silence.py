@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 import anyio
@@ -18,6 +18,7 @@ from discostream.types import Delivered, Event, Finish, FinishReason, Outcome, P
 pytestmark = pytest.mark.anyio
 
 TOKENS = WORDS.upper().replace(" ", "  ").split(" ")
+LONG = " ".join(f"word{n}" for n in range(60))
 READER = MigrationSettings(consumption_tokens_per_s=5.0)
 
 
@@ -217,3 +218,31 @@ async def test_a_slow_client_is_no_silent_target():
     await run(a_request(), house, client)
     assert client.text == WORDS.upper()
     assert [endpoint.started for endpoint in rescuers] == [1, 0]
+
+
+class Behind(Slow):
+    """Is slow from the moment that an endpoint is asked to go on until it does."""
+
+    def __init__(self, running: Mapping[str, int], successor: str) -> None:
+        super().__init__()
+        self.running, self.successor, self.heard = running, successor, False
+
+    def take(self, piece: Delivered) -> None:
+        super().take(piece)
+        self.heard = self.heard or piece.endpoint == self.successor
+
+    @property
+    def is_full(self) -> bool:
+        return self.running[self.successor] > 0 and not self.heard
+
+
+async def test_a_successor_is_hedged_although_the_client_was_slow_when_the_answer_moved():
+    """A source that was let go while it waited for the client leaves nobody waiting for a silent one."""
+    laptop = device(answer=LONG.upper(), hangs_after=3)
+    house = a_house([laptop, server(answer=LONG.upper(), tbt_s=0.02)], {"cloud": 0.0})
+    house = replace(house, migration=MigrationSettings(mode="stop-then-start"))
+    client = Behind(house.running, "laptop")
+    with anyio.fail_after(120.0):
+        await run(a_request(), house, client)
+    assert client.text == LONG.upper()
+    assert [move.reason.value for move in client.outcome.migrations] == ["cost", "rescue"]

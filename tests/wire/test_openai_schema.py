@@ -383,6 +383,13 @@ def test_a_whole_answer_collects_what_came_in_pieces() -> None:
     assert choice["logprobs"] == {"content": [{"token": "a"}, {"token": "b"}], "refusal": None}
 
 
+def test_parts_of_odd_kinds_are_joined_all_the_same() -> None:
+    """A list that holds more than objects goes on; nothing in it can break an answer that has come."""
+    odd = [said(delta={"notes": ["a", None]}), said(delta={"notes": [{"index": 0, "text": "b"}]})]
+    (choice,) = json.loads(encode_answer(decode(), 5, odd, settled()))["choices"]
+    assert choice["message"]["notes"] == ["a", None, {"index": 0, "text": "b"}]
+
+
 def test_raw_completions_are_spelt_as_text() -> None:
     """No role, no delta: text on every chunk, its reason on the last, the counts behind it."""
     body = b'{"prompt":"a","model":"m","stream":true,"stream_options":{"include_usage":true}}'

@@ -270,6 +270,13 @@ def test_a_refusal_is_what_the_model_said() -> None:
     assert decode_chunk(json.dumps(refusal).encode()).content == "I cannot help with that."
 
 
+@pytest.mark.parametrize("calls", ["f()", {"name": "f"}, ["f"], [None], 1])
+def test_calls_that_are_none_are_absent(calls: Any) -> None:
+    """Calls of tools are a list of objects; anything else under their name says nothing."""
+    payload = json.dumps({"choices": [{"delta": {"content": "Hi", "tool_calls": calls}}]}).encode()
+    assert decode_chunk(payload) == UpstreamChunk("Hi", None, None)
+
+
 def test_late_nulls_do_not_erase_counts() -> None:
     """Counts that were told once stay, whatever a later chunk leaves out."""
     reader = AnswerReader()
@@ -286,3 +293,27 @@ def test_counts_that_cannot_be_are_no_counts(count: Any) -> None:
     told = decode_chunk(json.dumps({"choices": [], "usage": usage}).encode()).usage
     assert told
     assert told.prompt_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("around", "expected"),
+    [
+        ('"object":"error"', ChunkError),
+        ('"error":{"message":"busy"}', ChunkError),
+        ('"error":{"message":"busy"},"error":null', UpstreamChunk("Hi", None, None)),
+        ('"usage":{"prompt_tokens":3}', UpstreamChunk("Hi", None, Usage(3, None, None))),
+        ('"choices":[{"index":1,"delta":{"content":"so"}}]', UpstreamChunk("so", None, None)),
+        ('"choices":[]', UpstreamChunk("", None, None)),
+        (f'"note":{"[" * 100_000}{"]" * 100_000}', ChunkError),
+    ],
+)
+def test_what_stands_beside_plain_text_is_not_overlooked(around: str, expected: Any) -> None:
+    """A chunk that looks plain at first is read as any other, whatever else it holds."""
+    head = b'{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":""}],'
+    payload = b"%b%b}" % (head, around.encode())
+    for plain in (payload, payload.replace(b',"finish_reason":""', b"")):
+        if expected is ChunkError:
+            with pytest.raises(ChunkError):
+                decode_chunk(plain)
+        else:
+            assert decode_chunk(plain) == expected

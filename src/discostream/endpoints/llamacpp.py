@@ -132,7 +132,8 @@ class LlamaCppEndpoint(Endpoint):
             server = await self._server()
             if request.needs <= {Feature.COMPLETIONS}:
                 rendered = await server.render(request)
-                prompt, written = await server.prompt_ids(rejoined(rendered, prefix.text), prefix)
+                behind = rejoined(rendered, prefix.text) if request.raw_prompt is None else rendered
+                prompt, written = await server.prompt_ids(behind, prefix)
                 thinks = not prefix.text and opens_thought(rendered)
                 yield Prompt(len(prompt + written), opens_thought=thinks)
                 request = _within_limit(request, prefix, len(written))

@@ -16,7 +16,7 @@ from discostream.gateway.errors import describe
 from discostream.library import Answer, Disco
 from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
-from discostream.types import Outcome
+from discostream.types import Delivered, Outcome
 from discostream.wire.openai_reply import ChunkEncoder, chunk_encoder, encode_answer
 from discostream.wire.openai_schema import Call, decode_chat_request, decode_completion_request
 from discostream.wire.sse import DONE, comment, data_event
@@ -105,9 +105,8 @@ async def _collect(call: Call, answer: Answer) -> web.Response:
 
 
 async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamResponse:
-    first, keep_alive_s = None, http.app[DISCO].settings.gateway.keep_alive_s
-    with anyio.move_on_after(keep_alive_s):
-        first = await answer.pieces()
+    keep_alive_s = http.app[DISCO].settings.gateway.keep_alive_s
+    first = await _next(answer, keep_alive_s)
     # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)
@@ -130,13 +129,18 @@ async def _write_pieces(
     response: web.StreamResponse, chunks: ChunkEncoder, answer: Answer, keep_alive_s: float
 ) -> None:
     """Write the answer as it comes, all that waits at once; a comment where nothing has come for so long."""
-    while True:
-        with anyio.move_on_after(keep_alive_s) as patience:
-            while pieces := await answer.pieces():
-                await response.write(_events(map(chunks.piece, pieces)))
-                patience.deadline = anyio.current_time() + keep_alive_s
-            return
-        await response.write(comment("keep-alive"))
+    while (pieces := await _next(answer, keep_alive_s)) != []:
+        await response.write(_events(map(chunks.piece, pieces)) if pieces else comment("keep-alive"))
+
+
+async def _next(answer: Answer, within_s: float) -> list[Delivered] | None:
+    """The pieces that have come, none at the end; `None` where nothing comes for so long.
+
+    Only waiting is ever cut short: a write that is cancelled while the client is slow breaks the next one.
+    """
+    with anyio.move_on_after(within_s):
+        return await answer.pieces()
+    return None
 
 
 def _events(chunks: Iterable[bytes]) -> bytes:

@@ -255,7 +255,11 @@ class Attempts:
         self._came.set()
 
     def listen(self, listener: Listener) -> None:
-        """From now on, reports go there at once; those that wait for `hear`, too."""
+        """From now on, reports go there at once; those that wait for `hear`, too.
+
+        Raises:
+            Exception: Whatever the listener raises at those.
+        """
         self._listener = listener
         while self._inbox:
             attempt, report = self._inbox.popleft()
@@ -273,11 +277,7 @@ class Attempts:
         try:
             self._listener.hear(attempt, report, at)
         except Exception as error:
-            self._fault_of_listener(error)
-
-    def _fault_of_listener(self, error: Exception) -> None:
-        self._fault = self._fault or error
-        self.wake()
+            self._tell(error)
 
     async def _until_wanted(self, attempt: LiveAttempt) -> bool:
         """Wait before more is asked for: for the race to go on, or for a slow client; whether it had to."""
@@ -287,11 +287,16 @@ class Attempts:
             try:
                 await self._listener.room()
             except Exception as error:
-                self._fault_of_listener(error)
+                self._tell(error)
                 await anyio.sleep_forever()  # until whoever was told ends the attempts
         else:
             return False
         return True
+
+    def _tell(self, fault: Exception) -> None:
+        """Tell whoever waits for news what a listener raised; the attempt has no part in it."""
+        self._fault = fault
+        self.wake()
 
     async def _pump(self, attempt: LiveAttempt) -> None:
         try:

@@ -63,7 +63,7 @@ class Delivery:
         self.source: LiveAttempt
         self.pulse: Pulse
         self.listening_until = math.inf
-        self.client_is_slow = False
+        self.source_waits = False
         self.target: Target | None = None
         self.held: list[Piece] = []
         self.moves = 0
@@ -116,11 +116,9 @@ class Delivery:
 
     async def room(self) -> None:
         """See `Listener.room`."""
-        self.client_is_slow = True
-        try:
-            await self.written.outlet.room()
-        finally:
-            self.client_is_slow = False
+        self.source_waits = True
+        await self.written.outlet.room()
+        self.source_waits = False
         self.pulse = self.pulse.resume(anyio.current_time())
         self.listening_until = self.pulse.silent_at
 
@@ -225,9 +223,9 @@ class Delivery:
     def _hedge(self) -> None:
         """The source has been silent for too long: start another, unless the reader has enough to wait.
 
-        A source that waits for the client is not silent.
+        A source that waits for a slow client is not silent.
         """
-        if self.client_is_slow:
+        if self.source_waits:
             self.pulse = self.pulse.resume(anyio.current_time())
             self.listening_until = self.pulse.silent_at
             return
@@ -348,6 +346,7 @@ class Delivery:
     def _become_source(self, attempt: LiveAttempt) -> None:
         attempt.outcome = AttemptOutcome.MIGRATED_TO
         self.source, self.target, self.held = attempt, None, []
+        self.source_waits = False  # the one before may have been let go in the middle of that
         self.blamed_from = len(self.failures)
         self.pulse = Pulse(anyio.current_time())
         self.listening_until = self.pulse.silent_at
@@ -379,7 +378,12 @@ class Delivery:
             self._drop_target("it ended the answer at once")
 
     def _may_be_whole(self, target: Target, reason: FinishReason) -> bool:
-        """Whether a rescuer that adds nothing is believed; in its own tokens the answer may be full."""
+        """Whether a rescuer that adds nothing is believed; in its own tokens the answer may be full.
+
+        Not while words are held with which the source went on from there.
+        """
+        if self.held:
+            return False
         return reason is FinishReason.LENGTH or target.agrees or ends_sentence(self.written.text)
 
     def _refuse(self, target: Target, why: str) -> None:

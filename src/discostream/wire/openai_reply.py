@@ -150,12 +150,16 @@ def _joined(old: Any, new: Any) -> Any:
 
 def _put(parts: list[Any], part: Any) -> None:
     """Add a part to a list, or to the part that has the same index."""
-    index = part.get("index") if isinstance(part, dict) else None
-    at = [] if index is None else [at for at, known in enumerate(parts) if known.get("index") == index]
+    index = _index(part)
+    at = [] if index is None else [at for at, known in enumerate(parts) if _index(known) == index]
     if at:
         parts[at[0]] = _joined(parts[at[0]], part)
     else:
         parts.append(part)
+
+
+def _index(part: Any) -> Any:
+    return part.get("index") if isinstance(part, dict) else None
 
 
 def _head(call: Call, created: int, prefix: str, kind: str) -> bytes:

@@ -129,7 +129,7 @@ def decode_chunk(payload: bytes) -> UpstreamChunk:
     Raises:
         ChunkError: The payload is an error object, or no JSON object.
     """
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         (plain,) = _PLAIN.decode(payload).choices
         return UpstreamChunk(plain.delta.content or "", None, None)
     tree = decode_object(payload)
@@ -205,10 +205,16 @@ def _extra(delta: dict[str, Any], logprobs: Any) -> Extra | None:
     if not logprobs and _TEXT.issuperset(delta):
         return None
     more = {name: value for name, value in delta.items() if name not in _TEXT and value}
+    if calls := _objects(more.pop("tool_calls", None)):
+        more["tool_calls"] = calls
     reasoning = [_text(more.pop(name, None)) for name in _REASONING]
     if not (logprobs or more or any(reasoning)):
         return None
     return Extra(reasoning=reasoning[0] or reasoning[1], delta=more, logprobs=_dict(logprobs) or None)
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _finish_reason(reason: Any) -> FinishReason | None:
