@@ -82,6 +82,22 @@ async def test_pieces_come_in_order_however_they_are_asked_for(tmp_path):
         assert texts == ["one", " two", " three", " four"]
 
 
+async def test_two_may_read_one_answer(tmp_path):
+    """Each piece goes to one of them, and both hear of the end."""
+    told = []
+
+    async def listen(answer):
+        told.extend([piece.text async for piece in answer])
+
+    async with connect(pair(tmp_path, tbt_s=0.01)) as disco:
+        answer = disco.stream("Count.")
+        with anyio.fail_after(5.0):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listen, answer)
+                tasks.start_soon(listen, answer)
+    assert sorted(told) == [" three", " two", "one"]
+
+
 async def test_what_comes_beside_text_waits_for_its_reader_too(tmp_path):
     """Calls of tools are held in no greater amount than text would be, however large each of them is."""
     calls = [{"name": "write", "arguments": {"text": "x" * 10_000}}] * 50

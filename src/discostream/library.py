@@ -454,7 +454,8 @@ class _Progress:
     async def read(self) -> list[Delivered]:
         """All that has come; waits for something. Nothing once everything was read, and is over."""
         while not self._pieces and not self.over.is_set():
-            self._came = anyio.Event()
+            if self._came.is_set():  # else another reader waits for it, too
+                self._came = anyio.Event()
             await self._came.wait()
         pieces, self._pieces, self._waiting = self._pieces, [], 0
         self._went.set()

@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 import openai
 import pytest
+from aiohttp import web
 from anyio.abc import TaskStatus
 
 from discostream.config import Settings, settings_from
@@ -521,6 +522,24 @@ async def test_a_slow_race_keeps_the_connection_open(serving: Serving) -> None:
     assert lines[0].startswith(b"data: {")
     assert b": keep-alive" in lines
     assert lines[-2] == b"data: [DONE]"
+
+
+async def test_a_client_that_is_gone_is_no_defect(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever leaves just before the next write leaves nothing in the log that someone should look into."""
+    write = web.StreamResponse.write
+
+    async def leaving(response: web.StreamResponse, data: bytes) -> None:
+        if b"upon" in data:
+            raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+        await write(response, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", leaving)
+    async with serving(tbt_s=0.05) as gateway, gateway.ask() as response:
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+    assert "defect" not in caplog.text
 
 
 async def test_a_body_in_a_false_encoding_is_the_clients_mistake(serving: Serving) -> None:

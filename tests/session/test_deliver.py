@@ -209,6 +209,21 @@ async def test_client_that_leaves_in_mid_answer_settles_what_it_got():
     assert played.outcome.usd == pytest.approx((3 + 3) * 10 / 1e6)
 
 
+async def test_a_source_that_never_waits_is_let_go_all_the_same():
+    """What an adapter has in memory behind a stop string is neither gone through nor paid for."""
+
+    class Ready(ScriptedEndpoint):
+        async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
+            for n in range(1000):
+                yield Piece(f" {n}")
+            yield Finish(FinishReason.STOP)
+
+    plain = server()
+    played = await play(a_house([Ready(plain.settings, plain.script)]), a_request(stop=(" 5",)))
+    assert played.text == " 0 1 2 3 4"
+    assert played.outcome.attempts[0].completion_tokens == 6
+
+
 async def test_a_fault_on_the_way_out_is_not_the_endpoints():
     """What goes wrong while a source waits for the client is raised as it is, and nobody is blamed for it."""
 

@@ -116,6 +116,8 @@ async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamRe
         if first != []:
             await _write_pieces(response, chunks, answer, keep_alive_s)
         outcome = _settled(answer)
+    except ConnectionError:
+        raise  # the client is gone
     except Exception as error:
         await response.write(data_event(describe(error).body) + DONE)
     else:

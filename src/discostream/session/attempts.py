@@ -280,8 +280,11 @@ class Attempts:
             self._tell(error)
 
     async def _until_wanted(self, attempt: LiveAttempt) -> bool:
-        """Wait before more is asked for: for the race to go on, or for a slow client; whether it had to."""
-        if self._listener is None:
+        """Wait before more is asked for: for the race to go on, or for a slow client; whether it had to.
+
+        An attempt that was let go ends here, even where its endpoint never waits.
+        """
+        if self._listener is None or attempt.scope.cancel_called:
             await anyio.lowlevel.checkpoint()
         elif self._listener.must_wait(attempt):
             try:
