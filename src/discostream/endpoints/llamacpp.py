@@ -547,6 +547,7 @@ class _Attempt:
                     self.phase = answer.phase
                     yield event
             await read_tail(stream, answer)
+        self.over = True
         yield answer.finish()
 
     async def _piece(self, server: _Server, frame: _Frame) -> Piece:

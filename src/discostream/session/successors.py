@@ -29,12 +29,14 @@ class Successor:
     Attributes:
         handoff_s: t_m, how long it may well take to start.
         cached_tokens: How much of the prompt it has read already, as far as is known.
+        still_reads_s: How much of t_m is the batch that it may still be in, for an attempt that was let go.
     """
 
     name: str
     by: Carrier
     handoff_s: float
     cached_tokens: float
+    still_reads_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class Successors:
 
     def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar:
         target = self.known.of(successor.name)
-        starts_s = successor.handoff_s - self._still_reads_s(successor.name)
+        starts_s = successor.handoff_s - successor.still_reads_s
         gap_usd = source.rates.decode_usd - target.rates.decode_usd
         reading_usd = target.reading_usd(self._prefill_tokens, successor.cached_tokens)
         return _Bar(
@@ -190,7 +192,8 @@ class Successors:
         profile, cached = self.known.of(name), self._cached_tokens(name)
         start_s = float(handoff_s(profile, self._prefill_tokens - cached))
         proof_s = PROOF_TOKENS / profile.decode_tokens_per_s if by is Carrier.TEXT else 0.0
-        return Successor(name, by, self._still_reads_s(name) + start_s + proof_s, cached)
+        still_reads_s = self._still_reads_s(name)
+        return Successor(name, by, still_reads_s + start_s + proof_s, cached, still_reads_s)
 
     def _still_reads_s(self, name: str) -> float:
         """How long an endpoint still reads for an attempt of ours that was let go."""
