@@ -26,12 +26,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and
 
 def fetch_models(settings: Settings) -> None:
     """Fetch the models that good settings need, with a progress bar."""
-    from discostream.cli.screen import progress_bar
     from discostream.engine.catalogue import find_model, resolve_model
     from discostream.library import connect
 
     for name in {name for endpoint in connect(settings).endpoints.values() for name in endpoint.models}:
         if find_model(name) is None:
+            from discostream.cli.screen import progress_bar  # 3 MB that a server need not hold
+
             with progress_bar(f"Fetching {name}") as progress:
                 resolve_model(name, progress=progress)
 
