@@ -7,8 +7,7 @@ import dataclasses
 import logging
 import os
 import uuid
-import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,7 +18,6 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import msgspec
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
@@ -36,15 +34,14 @@ from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import (
     AllEndpointsFailed,
-    AnswerInterrupted,
     ConfigError,
-    DiscoError,
     EndpointError,
     NotConnected,
     RequestRejected,
 )
 from discostream.ledger.queries import spent_since
 from discostream.ledger.store import Ledger, default_ledger_path
+from discostream.session.answer import Answer, begin
 from discostream.session.conversations import Conversations
 from discostream.session.embeddings import embedder_named
 from discostream.session.house import House, Surroundings, WhenSettled
@@ -54,8 +51,7 @@ from discostream.session.pins import pinned_by_needs, refuse_impossible_pins
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Balance, Purse
-from discostream.session.run import run
-from discostream.types import PROBE, Delivered, Kind, Message, Outcome, Request, Sampling
+from discostream.types import PROBE, Kind, Message, Request, Sampling
 from discostream.wire.openai_schema import MAPPED_FIELDS, chat_message, needs_of, passed_on
 
 __all__ = ["FAILED", "READY", "STARTING", "Answer", "Disco", "connect"]
@@ -66,15 +62,6 @@ Messages: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
 
 STARTING, READY, FAILED = "starting", "ready", "failed"
 """How an endpoint stands; why one has failed is in the log, and in the next request's error."""
-
-CHARS_AHEAD = 1 << 14
-"""Characters that may wait for a slow reader before the answer waits too."""
-
-PIECE_CHARS = 256
-"""What a piece takes of that for itself, however short it is."""
-
-DROPPED_AFTER_S = 1.0
-"""How soon an answer that waits for its reader looks whether there still is one."""
 
 CLOSING_S = 10.0
 """How long an endpoint may take to close."""
@@ -312,9 +299,7 @@ class Disco:
             self.settings.pacing,
             self.on_settled,
         )
-        answer = Answer(request)
-        tasks.start_soon(answer._progress.follow, request, house)
-        return answer
+        return begin(request, house, tasks)
 
     async def embed(
         self, fields: Mapping[str, object], *, model: str = "disco", private: bool = False
@@ -341,147 +326,6 @@ class Disco:
             return await endpoint.embed(fields)
         except EndpointError as error:
             raise AllEndpointsFailed([error]) from error
-
-
-class Answer:
-    """A running answer: an async iterator of `Delivered` pieces.
-
-    Iteration ends when the answer is whole and settled. `async with` or `aclose` abandons it early, which
-    cancels every attempt; an answer that is simply dropped is abandoned at its next piece.
-
-    Attributes:
-        request: What is being answered.
-    """
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self._progress = _Progress(weakref.ref(self))
-        self._unread: deque[Delivered] = deque()
-        self._abandoned = False
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """Everything settled about it; `None` until then."""
-        return self._progress.outcome
-
-    def __aiter__(self) -> Answer:
-        return self
-
-    async def __anext__(self) -> Delivered:
-        """The next piece.
-
-        Raises:
-            AllEndpointsFailed: Nothing could answer, or go on answering.
-            AnswerInterrupted: The connection was closed first.
-        """
-        if not self._unread:
-            self._unread.extend(await self.pieces())
-        if not self._unread:
-            raise StopAsyncIteration
-        return self._unread.popleft()
-
-    async def pieces(self) -> list[Delivered]:
-        """All pieces that have come and were not read yet; waits until there is one. None at the end.
-
-        Raises:
-            AllEndpointsFailed: Nothing could answer, or go on answering.
-            AnswerInterrupted: The connection was closed first.
-        """
-        if self._unread:
-            unread, self._unread = list(self._unread), deque()
-            return unread
-        if not self._abandoned:
-            pieces = await self._progress.read()
-            if pieces:
-                return pieces
-            self._raise_unless_whole()
-        return []
-
-    def _raise_unless_whole(self) -> None:
-        if self._progress.failure is not None:
-            raise self._progress.failure
-        if not self._abandoned and (self.outcome is None or self.outcome.finish_reason is None):
-            raise AnswerInterrupted("the connection was closed before the answer was whole")
-
-    async def aclose(self) -> None:
-        """Abandon the answer and wait until it is settled. Safe to call twice, and after its end."""
-        self._abandoned = True
-        self._unread.clear()
-        if not self._progress.over.is_set():
-            self._progress.left.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._progress.over.wait()
-
-    async def __aenter__(self) -> Answer:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-
-class _Progress:
-    """What an answer and the task behind it share; it is the `Client` that the session knows."""
-
-    def __init__(self, reader: weakref.ref[Answer]) -> None:
-        self.left = anyio.CancelScope()
-        self.over = anyio.Event()
-        self.outcome: Outcome | None = None
-        self.failure: Exception | None = None
-        self._pieces: list[Delivered] = []
-        self._waiting = 0
-        self._came = anyio.Event()
-        self._went = anyio.Event()
-        self._reader = reader
-
-    async def follow(self, request: Request, house: House) -> None:
-        try:
-            await run(request, house, self)
-        except DiscoError as error:
-            self.failure = error
-        except Exception as error:
-            # One request's unexpected end must not take the others down with it.
-            log.exception("request %s could not be served", request.request_id)
-            self.failure = error
-        finally:
-            self.over.set()
-            self._came.set()
-
-    def take(self, piece: Delivered) -> None:
-        self._pieces.append(piece)
-        self._waiting += _held_by(piece)
-        self._came.set()
-
-    async def read(self) -> list[Delivered]:
-        """All that has come; waits for something. Nothing once everything was read, and is over."""
-        while not self._pieces and not self.over.is_set():
-            if self._came.is_set():  # else another reader waits for it, too
-                self._came = anyio.Event()
-            await self._came.wait()
-        pieces, self._pieces, self._waiting = self._pieces, [], 0
-        self._went.set()
-        return pieces
-
-    @property
-    def is_full(self) -> bool:
-        return self._waiting > CHARS_AHEAD or self._reader() is None
-
-    async def room(self) -> None:
-        while self._waiting > CHARS_AHEAD and self._reader() is not None:
-            self._went = anyio.Event()
-            with anyio.move_on_after(DROPPED_AFTER_S):
-                await self._went.wait()
-        if self._reader() is None:
-            self.left.cancel()
-        await anyio.lowlevel.checkpoint()
-
-    def settled(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-
-
-def _held_by(piece: Delivered) -> int:
-    """About how many characters a piece holds, with what came beside its text."""
-    beside = 0 if piece.extra is None else len(msgspec.json.encode(piece.extra))
-    return PIECE_CHARS + len(piece.text) + beside
 
 
 class _Connection:

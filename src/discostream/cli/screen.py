@@ -18,7 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from discostream.library import Answer, Disco
+from discostream.library import Disco
+from discostream.session.answer import Answer
 from discostream.types import Kind, Migration, Outcome
 
 __all__ = [

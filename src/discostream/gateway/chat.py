@@ -13,7 +13,8 @@ from aiohttp import web
 
 from discostream.errors import RequestRejected
 from discostream.gateway.errors import describe
-from discostream.library import Answer, Disco
+from discostream.library import Disco
+from discostream.session.answer import Answer
 from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
 from discostream.types import Delivered, Outcome

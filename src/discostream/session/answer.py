@@ -1,0 +1,178 @@
+"""A running answer: what its reader holds, and the queue between the two."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import deque
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from anyio.abc import TaskGroup
+
+from discostream.errors import AnswerInterrupted, DiscoError
+from discostream.session.house import House
+from discostream.session.run import run
+from discostream.types import Delivered, Outcome, Request
+
+__all__ = ["Answer", "begin"]
+
+log = logging.getLogger(__name__)
+
+CHARS_AHEAD = 1 << 14
+"""Characters that may wait for a slow reader before the answer waits too."""
+
+PIECE_CHARS = 256
+"""What a piece takes of that for itself, however short it is."""
+
+DROPPED_AFTER_S = 1.0
+"""How soon an answer that waits for its reader looks whether there still is one."""
+
+
+def begin(request: Request, house: House, tasks: TaskGroup) -> Answer:
+    """Start answering, in a task that ends when nobody holds the answer any more."""
+    answer = Answer(request)
+    tasks.start_soon(answer._progress.follow, request, house)
+    return answer
+
+
+class Answer:
+    """A running answer: an async iterator of `Delivered` pieces.
+
+    Iteration ends when the answer is whole and settled. `async with` or `aclose` abandons it early, which
+    cancels every attempt; an answer that is simply dropped is abandoned at its next piece.
+
+    Attributes:
+        request: What is being answered.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self._progress = _Progress(weakref.ref(self))
+        self._unread: deque[Delivered] = deque()
+        self._abandoned = False
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Everything settled about it; `None` until then."""
+        return self._progress.outcome
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Delivered:
+        """The next piece.
+
+        Raises:
+            AllEndpointsFailed: Nothing could answer, or go on answering.
+            AnswerInterrupted: The connection was closed first.
+        """
+        if not self._unread:
+            self._unread.extend(await self.pieces())
+        if not self._unread:
+            raise StopAsyncIteration
+        return self._unread.popleft()
+
+    async def pieces(self) -> list[Delivered]:
+        """All pieces that have come and were not read yet; waits until there is one. None at the end.
+
+        Raises:
+            AllEndpointsFailed: Nothing could answer, or go on answering.
+            AnswerInterrupted: The connection was closed first.
+        """
+        if self._unread:
+            unread, self._unread = list(self._unread), deque()
+            return unread
+        if not self._abandoned:
+            pieces = await self._progress.read()
+            if pieces:
+                return pieces
+            self._raise_unless_whole()
+        return []
+
+    def _raise_unless_whole(self) -> None:
+        if self._progress.failure is not None:
+            raise self._progress.failure
+        if not self._abandoned and (self.outcome is None or self.outcome.finish_reason is None):
+            raise AnswerInterrupted("the connection was closed before the answer was whole")
+
+    async def aclose(self) -> None:
+        """Abandon the answer and wait until it is settled. Safe to call twice, and after its end."""
+        self._abandoned = True
+        self._unread.clear()
+        if not self._progress.over.is_set():
+            self._progress.left.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._progress.over.wait()
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class _Progress:
+    """What an answer and the task behind it share; it is the `Client` that the session knows."""
+
+    def __init__(self, reader: weakref.ref[Answer]) -> None:
+        self.left = anyio.CancelScope()
+        self.over = anyio.Event()
+        self.outcome: Outcome | None = None
+        self.failure: Exception | None = None
+        self._pieces: list[Delivered] = []
+        self._waiting = 0
+        self._came = anyio.Event()
+        self._went = anyio.Event()
+        self._reader = reader
+
+    async def follow(self, request: Request, house: House) -> None:
+        try:
+            await run(request, house, self)
+        except DiscoError as error:
+            self.failure = error
+        except Exception as error:
+            # One request's unexpected end must not take the others down with it.
+            log.exception("request %s could not be served", request.request_id)
+            self.failure = error
+        finally:
+            self.over.set()
+            self._came.set()
+
+    def take(self, piece: Delivered) -> None:
+        self._pieces.append(piece)
+        self._waiting += _held_by(piece)
+        self._came.set()
+
+    async def read(self) -> list[Delivered]:
+        """All that has come; waits for something. Nothing once everything was read, and is over."""
+        while not self._pieces and not self.over.is_set():
+            if self._came.is_set():  # else another reader waits for it, too
+                self._came = anyio.Event()
+            await self._came.wait()
+        pieces, self._pieces, self._waiting = self._pieces, [], 0
+        self._went.set()
+        return pieces
+
+    @property
+    def is_full(self) -> bool:
+        return self._waiting > CHARS_AHEAD or self._reader() is None
+
+    async def room(self) -> None:
+        while self._waiting > CHARS_AHEAD and self._reader() is not None:
+            self._went = anyio.Event()
+            with anyio.move_on_after(DROPPED_AFTER_S):
+                await self._went.wait()
+        if self._reader() is None:
+            self.left.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    def settled(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+def _held_by(piece: Delivered) -> int:
+    """About how many characters a piece holds, with what came beside its text."""
+    beside = 0 if piece.extra is None else len(msgspec.json.encode(piece.extra))
+    return PIECE_CHARS + len(piece.text) + beside
