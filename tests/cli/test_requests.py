@@ -12,6 +12,7 @@ import pytest
 from ledgers import FAILED, MOVED, RESCUED, attempt, write_ledger
 from processes import disco, write_scripted_pair
 
+from discostream.cli.settled import requests
 from discostream.cli.timeline import timeline
 from discostream.cli.times import moment_of, span_of
 from discostream.errors import ConfigError
@@ -111,13 +112,15 @@ def test_what_never_ran_is_not_drawn(ledger):
 
 
 def test_a_second_seam_on_the_same_endpoint_is_on_the_attempt_that_took_over():
-    """From the laptop to the cloud and back: the race's bars have no seam, and the last is on its own bar."""
+    """Over to the cloud, back, and over again: the race's bars have no seam, each move is on its own."""
     laptop, lost, cloud, _ = MOVED.attempts
     left = replace(cloud, outcome=AttemptOutcome.MIGRATED_FROM)
-    back = attempt("laptop", AttemptOutcome.MIGRATED_TO, start_offset_s=1.5, ttft_s=1.75, ran_s=0.5)
-    moves = (MOVED.migrations[0], replace(MOVED.migrations[0], source="cloud", target="laptop"))
-    _, *bars = timeline((laptop, lost, left, back), moves, 80)
-    assert ["‖" in bar.plain for bar in bars] == [False, False, True, True]
+    back = attempt("laptop", AttemptOutcome.MIGRATED_FROM, start_offset_s=1.5, ttft_s=1.75, ran_s=0.5)
+    again = replace(cloud, start_offset_s=1.75, ttft_s=2.0)
+    over = MOVED.migrations[0]
+    moves = (over, replace(over, source="cloud", target="laptop"), over)
+    _, *bars = timeline((laptop, lost, left, back, again), moves, 80)
+    assert ["‖" in bar.plain for bar in bars] == [False, False, True, True, True]
 
 
 @pytest.mark.parametrize("width", [0, 40, 80, 100])
@@ -130,33 +133,36 @@ def test_bars_keep_to_the_width(width):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "ids"),
+    ("options", "found"),
     [
-        (["--last", "2"], [FAILED, RESCUED]),
-        (["--policy", "optimal"], [RESCUED, MOVED]),
-        (["--endpoint", "spare"], [RESCUED]),
-        (["--outcome", "failed"], [FAILED]),
-        (["--since", LOCAL.isoformat()], [FAILED, RESCUED, MOVED]),
-        (["--since", (LOCAL + timedelta(seconds=2)).isoformat()], [FAILED]),
-        (["--since", "1s"], []),
+        ({"last": 2}, [FAILED, RESCUED]),
+        ({"policy": "optimal"}, [RESCUED, MOVED]),
+        ({"endpoint": "spare"}, [RESCUED]),
+        ({"outcome": "failed"}, [FAILED]),
+        ({"since": LOCAL.isoformat()}, [FAILED, RESCUED, MOVED]),
+        ({"since": (LOCAL + timedelta(seconds=2)).isoformat()}, [FAILED]),
+        ({"since": "1s"}, []),
     ],
 )
-def test_requests_are_chosen_by_options(ledger, arguments, ids):
+def test_requests_are_chosen_by_options(ledger, options, found, capsys):
     """As JSON they are the ledger's rows, one object for all."""
-    told = json.loads(run(ledger, *arguments, "--json"))
-    assert [row["request_id"] for row in told["requests"]] == [outcome.request_id for outcome in ids]
+    requests(ledger=ledger, as_json=True, **options)
     rows = {row.request_id: asdict(row) for row in recent(ledger)}
-    assert told["requests"] == [rows[outcome.request_id] for outcome in ids]
+    assert json.loads(capsys.readouterr().out) == {
+        "requests": [rows[outcome.request_id] for outcome in found]
+    }
 
 
-def test_nothing_found_is_said(ledger):
+def test_nothing_found_is_said(ledger, capsys):
     """An empty list is no failure."""
-    assert run(ledger, "--policy", "fast") == "No settled request is like that.\n"
+    requests(ledger=ledger, policy="fast")
+    assert capsys.readouterr().out == "No settled request is like that.\n"
 
 
-def test_one_request_as_json_has_its_attempts_and_migrations(ledger):
+def test_one_request_as_json_has_its_attempts_and_migrations(ledger, capsys):
     """Everything settled, by the ledger's names."""
-    (told,) = json.loads(run(ledger, "5eed0001", "--json"))["requests"]
+    requests("5eed0001", ledger=ledger, as_json=True)
+    (told,) = json.loads(capsys.readouterr().out)["requests"]
     assert told["attempts"] == json.loads(json.dumps([asdict(each) for each in MOVED.attempts]))
     assert told["migrations"] == json.loads(json.dumps([asdict(each) for each in MOVED.migrations]))
     assert (told["request_id"], told["usd"], told["rescues"]) == (MOVED.request_id, 0.004, 0)
@@ -165,20 +171,27 @@ def test_one_request_as_json_has_its_attempts_and_migrations(ledger):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["5eed"], "ID '5eed': several begin so (5eed0001cafe, 5eed0002cafe, 5eed0003cafe); write more of"),
-        (["cafe"], "ID 'cafe': no settled request's begins so; `disco requests` lists them"),
-        (["5eed0001", "--since", "2h"], "ID '5eed0001': names one request; leave out what chooses among"),
-        (["--outcome", "good"], "--outcome 'good': must be ok, failed or cancelled"),
-        (["--since", "yesterday"], "--since 'yesterday': must be a span such as 2h, or a date such as"),
-        (["--ledger", "nowhere.db"], "ledger.path = 'nowhere.db': no ledger yet"),
+        ({"request_id": "cafe"}, "ID 'cafe': no settled request's begins so; `disco requests` lists them"),
+        ({"request_id": "5eed0001", "since": "2h"}, "ID '5eed0001': names one request; leave out what"),
+        ({"outcome": "good"}, "--outcome 'good': must be ok, failed or cancelled"),
+        ({"since": "yesterday"}, "--since 'yesterday': must be a span such as 2h, or a date such as"),
+        ({"ledger": Path("nowhere.db")}, "ledger.path = 'nowhere.db': no ledger yet"),
     ],
 )
 def test_what_cannot_be_is_refused(ledger, arguments, told):
-    """One line that names the argument and the way out, and status 2."""
-    done = disco("requests", "--ledger", str(ledger), *arguments)
+    """The argument is named, its value, and the way out."""
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}"):
+        requests(**{"ledger": ledger, **arguments})
+
+
+def test_an_id_that_fits_several_is_refused_in_one_line(ledger):
+    """With status 2, and all of them to choose from."""
+    done = disco("requests", "5eed", "--ledger", str(ledger))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"disco: {told}")
-    assert len(done.stderr.splitlines()) == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "disco: ID '5eed': several begin so (5eed0001cafe, 5eed0002cafe, 5eed0003cafe); write more of"
+    )
 
 
 def test_what_was_answered_is_found_by_the_settings(tmp_path):
@@ -187,10 +200,10 @@ def test_what_was_answered_is_found_by_the_settings(tmp_path):
     answered = disco("chat", "Why?", "--json", folder=tmp_path)
     request_id = json.loads(answered.stdout)["disco"]["request_id"]
     assert lines(disco("requests", folder=tmp_path).stdout)[2].startswith(request_id[:8])
-    shown = disco("requests", request_id[:8], folder=tmp_path).stdout
-    assert shown.startswith(f"Request {request_id}\n")
-    assert re.search(r"^  laptop ─+●━+ +won *$", shown, re.MULTILINE)
-    assert re.search(r"^  cloud  ─+ +lost *$", shown, re.MULTILINE)
+    shown = lines(disco("requests", request_id[:8], folder=tmp_path).stdout)
+    assert shown[0] == f"Request {request_id}"
+    assert any(re.fullmatch(r"  laptop ─+●━+ +won", line) for line in shown)
+    assert any(re.fullmatch(r"  cloud  ─+ +lost", line) for line in shown)
 
 
 @pytest.mark.parametrize(

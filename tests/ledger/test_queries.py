@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
-from contextlib import closing
+import tempfile
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,7 @@ from discostream.ledger.store import Ledger
 from discostream.types import PROBE, Kind, MigrationReason
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOBODY = 65534
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -159,6 +163,35 @@ async def test_reading_a_ledger_that_is_not_there_says_so(tmp_path):
     with pytest.raises(ConfigError, match="no ledger yet"):
         totals(tmp_path / "none.db")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs users as POSIX has them")
+async def test_another_user_may_read(outcome):
+    """Without leave to write the file or beside it, the ledger is read while it is open and afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "ledger.db"
+        with Ledger(path) as ledger:
+            await ledger.record(outcome())
+            with another_user(path.parent):
+                assert totals(path).requests == 1
+        with another_user(path.parent):
+            assert totals(path).requests == 1
+            assert not os.access(name, os.W_OK, effective_ids=True)
+        assert os.listdir(name) == ["ledger.db"]
+
+
+@contextmanager
+def another_user(folder):
+    """Somebody who may look into the folder, and not write to it."""
+    ourselves = os.geteuid()
+    folder.chmod(0o555)
+    if ourselves == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(ourselves)
+        folder.chmod(0o755)
 
 
 async def test_reading_another_programs_file_is_refused(tmp_path):

@@ -124,12 +124,12 @@ def show(glance: Glance) -> None:
     output.print(_drawn(glance), soft_wrap=False)
 
 
-def watch(look: Callable[[], Glance]) -> None:
+def watch(looking: Callable[[], Glance]) -> None:
     """Show it on the whole terminal, anew every second, until Ctrl-C."""
     console = Console(highlight=False, markup=False)  # `output` wraps softly, which a screen must not
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_drawn(look()), refresh=True)
+            live.update(_drawn(looking()), refresh=True)
             time.sleep(EVERY_S)
 
 

@@ -45,6 +45,9 @@ __all__ = [
 SHORTEST_BEGINNING = 8
 """Characters of a request's ID by which it is called at least, so that those of a list are of one length."""
 
+CANNOT_SHARE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+"""How SQLite says that it may not write beside a file, which it does to share one with a write-ahead log."""
+
 MOST_TOLD = 5
 """How many IDs are told, at most, where the beginning of one fits several."""
 
@@ -413,8 +416,21 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise ConfigError(f"ledger.path = {str(path)!r}: no ledger yet; it begins with the first request")
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(_open(path)) as connection:
             check(connection)
             yield connection
     except (ForeignDatabase, sqlite3.Error) as error:
         raise ConfigError(f"ledger.path = {str(path)!r}: {error}") from None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Shared with whoever writes to the file; or, where that takes more than we may do, while nobody does."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in CANNOT_SHARE and not path.with_name(f"{path.name}-wal").exists():
+            connection.close()
+            return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+    return connection
