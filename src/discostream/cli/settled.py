@@ -28,7 +28,7 @@ commands = typer.Typer()
 )
 def requests(
     request_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Show this one; the beginning of its ID will do.")
+        str | None, typer.Argument(metavar="ID", help="Show this one; the beginning of its ID will do.")
     ] = None,
     last: Annotated[int, typer.Option(min=1, max=1_000_000, metavar="N", help="So many, at most.")] = 20,
     since: Annotated[

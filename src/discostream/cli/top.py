@@ -59,9 +59,7 @@ class Glance:
         return self.activity.requests / (self.window / timedelta(minutes=1))
 
 
-def look(
-    settings: Settings, ledger: Path, window: timedelta, now: Callable[[], datetime] = local_now
-) -> Glance:
+def look(settings: Settings, ledger: Path, window: timedelta) -> Glance:
     """What the ledger says now.
 
     Raises:
