@@ -18,7 +18,9 @@ def complaint(done) -> str:
     return line
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["serve"], ["chat"], ["models"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["serve"], ["chat"], ["models"], ["doctor"], ["requests"], ["top"]]
+)
 def test_help_shows_examples(command):
     """Every command explains itself."""
     done = disco(*command, "--help")

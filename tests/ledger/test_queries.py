@@ -1,20 +1,36 @@
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
-from contextlib import closing
+import tempfile
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
 from discostream.errors import ConfigError
 from discostream.ledger import migrations, queries
-from discostream.ledger.queries import EndpointTotals, Spent, history, recent, spent_since, totals
+from discostream.ledger.activity import activity
+from discostream.ledger.queries import (
+    EndpointTotals,
+    Settled,
+    Spent,
+    Wanted,
+    find,
+    history,
+    recent,
+    shortest_beginnings,
+    spent_since,
+    totals,
+)
 from discostream.ledger.store import Ledger
-from discostream.types import PROBE, Kind
+from discostream.types import PROBE, Kind, MigrationReason
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOBODY = 65534
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -49,11 +65,133 @@ async def test_recent_requests_come_newest_first(path, outcome):
     assert (found[0].winner, found[0].outcome, found[0].migrations) == ("laptop", "ok", 1)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Wanted(), ["down", "left", "alone", "race"]),
+        (Wanted(since=NOON + timedelta(seconds=2)), ["down", "left"]),
+        (
+            Wanted(since=(NOON + timedelta(seconds=2)).astimezone(timezone(timedelta(hours=9)))),
+            ["down", "left"],
+        ),
+        (Wanted(policy="disco"), ["left", "alone", "race"]),
+        (Wanted(policy="disco, private"), ["alone"]),
+        (Wanted(endpoint="cloud"), ["down", "race"]),
+        (Wanted(endpoint="spare"), []),
+        (Wanted(outcome="ok"), ["alone", "race"]),
+        (Wanted(outcome="cancelled"), ["left"]),
+        (Wanted(outcome="failed", endpoint="cloud", policy="fast", since=NOON), ["down"]),
+        (Wanted(outcome="failed", endpoint="laptop"), []),
+    ],
+)
+async def test_recent_requests_can_be_chosen(path, outcome, wanted, found):
+    """By moment in any zone, by policy, private or not, by endpoint if it was started, and by outcome."""
+    laptop, cloud, _ = outcome().attempts
+    settled = [
+        outcome(request_id="race"),
+        outcome(request_id="alone", policy="disco, private", attempts=(laptop,)),
+        outcome(request_id="left", attempts=(laptop,), finish_reason=None),
+        outcome(request_id="down", policy="fast", attempts=(cloud,), finish_reason=None, error="503"),
+    ]
+    with Ledger(path) as ledger:
+        for number, one in enumerate(settled):
+            await ledger.record(one, NOON.timestamp() + number)
+    assert [request.request_id for request in recent(path, 20, wanted)] == found
+    assert [request.request_id for request in recent(path, 1, wanted)] == found[:1]
+
+
+async def test_a_request_is_found_by_the_beginning_of_its_id(path, outcome):
+    """With its attempts and migrations; a rescue is counted among the migrations, and by itself."""
+    rescue = replace(outcome().migrations[0], reason=MigrationReason.RESCUE)
+    rescued = outcome(request_id="abcd", migrations=(*outcome().migrations, rescue), stayed="dear")
+    with Ledger(path) as ledger:
+        await ledger.record(outcome(request_id="abce"))
+        await ledger.record(rescued)
+        (found,) = find(path, "abcd")
+        assert find(path, "abce") == find(path, "abce")[:1] != [found]
+    assert found == Settled(recent(path, 1)[0], rescued.attempts, rescued.migrations)
+    assert (found.request.migrations, found.request.rescues) == (2, 1)
+    assert (found.request.prompt_chars, found.request.stayed) == (48, "dear")
+
+
+async def test_an_id_that_is_no_longer_goes_before_those_that_go_on(path, outcome):
+    """Every ID can be asked for, even one that others begin with, and one that was used again has all."""
+    with Ledger(path) as ledger:
+        for number, request_id in enumerate(("ab", "abc", "ab", "b")):
+            await ledger.record(outcome(request_id=request_id, prompt_tokens=number))
+    assert [settled.request.prompt_tokens for settled in find(path, "ab")] == [2, 0]
+    assert [settled.request.prompt_tokens for settled in find(path, "b")] == [3]
+    with pytest.raises(ConfigError, match=r"ID 'a': several begin so \(ab, abc\); write more"):
+        find(path, "a")
+    with pytest.raises(ConfigError, match="ID 'abcd': no settled request's begins so"):
+        find(path, "abcd")
+
+
+async def test_a_beginning_that_fits_many_tells_some_of_them(path, outcome):
+    """The first few are enough to see what is missing."""
+    with Ledger(path) as ledger:
+        for number in range(9):
+            await ledger.record(outcome(request_id=f"r-{number}"))
+    with pytest.raises(ConfigError, match=re.escape("(r-0, r-1, r-2, r-3, r-4, …)")):
+        find(path, "")
+
+
+async def test_ids_are_shortened_as_far_as_they_are_found(path, outcome):
+    """Eight characters, more where another ID begins with those, and all where one goes on from it."""
+    ids = ["0123456789ab", "0123456789cd", "aaaaaaaa0000", "aaaaaaab0000", "twice", "whole-id", "whole-id-2"]
+    with Ledger(path) as ledger:
+        for request_id in (*ids, "twice"):
+            await ledger.record(outcome(request_id=request_id))
+    called = shortest_beginnings(path, ids)
+    short = ["0123456789a", "0123456789c", "aaaaaaaa", "aaaaaaab", "twice", "whole-id", "whole-id-"]
+    assert called == dict(zip(ids, short, strict=True))
+    assert all(find(path, short)[0].request.request_id == request_id for request_id, short in called.items())
+
+
+async def test_a_damaged_row_that_is_asked_for_is_named(path, outcome):
+    """The file, the request, and what is wrong with it."""
+    with Ledger(path) as ledger:
+        await ledger.record(outcome())
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE attempt SET kind = 'abacus'")
+    with pytest.raises(ConfigError, match="request 1 is damaged: 'abacus' is not a valid Kind"):
+        find(path, "r-1")
+
+
 async def test_reading_a_ledger_that_is_not_there_says_so(tmp_path):
     """No file is created by looking."""
     with pytest.raises(ConfigError, match="no ledger yet"):
         totals(tmp_path / "none.db")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs users as POSIX has them")
+async def test_another_user_may_read(outcome):
+    """Without leave to write the file or beside it, the ledger is read while it is open and afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "ledger.db"
+        with Ledger(path) as ledger:
+            await ledger.record(outcome())
+            with another_user(path.parent):
+                assert totals(path).requests == 1
+        with another_user(path.parent):
+            assert totals(path).requests == 1
+            assert not os.access(name, os.W_OK, effective_ids=True)
+        assert os.listdir(name) == ["ledger.db"]
+
+
+@contextmanager
+def another_user(folder):
+    """Somebody who may look into the folder, and not write to it."""
+    ourselves = os.geteuid()
+    folder.chmod(0o555)
+    if ourselves == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(ourselves)
+        folder.chmod(0o755)
 
 
 async def test_reading_another_programs_file_is_refused(tmp_path):
@@ -188,6 +326,10 @@ async def test_a_file_of_version_1_is_read_as_it_is(path, monkeypatch):
     before = path.read_bytes()
     assert spent_since(path, NOON).usd == 0.002
     assert list(history(path, 5)) == []
+    ((settled,), (listed,)) = find(path, "o"), recent(path, 5, Wanted(endpoint="laptop", since=NOON))
+    assert settled.request == listed
+    assert (listed.prompt_chars, listed.stayed, settled.attempts[0].ran_s) == (None, None, None)
+    assert activity(path, NOON).endpoints[0].wins == 1
     assert path.read_bytes() == before
 
 

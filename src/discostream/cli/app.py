@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from discostream.cli import everyday, research
+from discostream.cli import everyday, research, settled
 from discostream.cli.options import FAILURE, INTERRUPTED, USAGE
 from discostream.errors import ConfigError, DiscoError, RequestRejected
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (everyday, research):
+for room in (everyday, settled, research):
     app.add_typer(room.commands)
 
 

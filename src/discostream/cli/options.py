@@ -11,7 +11,17 @@ import typer
 if TYPE_CHECKING:
     from discostream.config import Settings
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "AsJson", "Config", "fetch_models", "run_async"]
+__all__ = [
+    "FAILURE",
+    "INTERRUPTED",
+    "USAGE",
+    "AsJson",
+    "Config",
+    "LedgerFile",
+    "fetch_models",
+    "ledger_path",
+    "run_async",
+]
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -21,7 +31,18 @@ Config = Annotated[
         "--config", "-c", metavar="FILE", help="The settings (default: ./disco.toml, if it is there)."
     ),
 ]
+LedgerFile = Annotated[
+    Path | None,
+    typer.Option("--ledger", metavar="FILE", help="Read this ledger (default: the one of the settings)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+
+
+def ledger_path(settings: Settings) -> Path:
+    """Where these settings keep the ledger."""
+    from discostream.ledger.store import default_ledger_path
+
+    return Path(settings.ledger.path or default_ledger_path()).expanduser()
 
 
 def fetch_models(settings: Settings) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from discostream.library import Disco
@@ -25,9 +27,11 @@ from discostream.types import Kind, Migration, Outcome
 __all__ = [
     "Axis",
     "Series",
+    "as_table",
     "count_bar",
     "errors",
     "legend",
+    "one_line",
     "output",
     "plot",
     "print_answer",
@@ -62,6 +66,29 @@ def _print_piece(text: str, colour: str) -> None:
         output.print(Text(text.translate(CONTROLS), colour), end="")
     else:
         output.file.write(text)
+
+
+def one_line(text: str) -> str:
+    """What strangers said, without control characters and line ends."""
+    return " ".join(text.translate(CONTROLS).split())
+
+
+def as_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    words: int,
+    folding: Collection[str],
+    gap: int = 2,
+) -> Table:
+    """Rows under headings: the first columns hold words, the others figures; some fold where it is narrow."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, gap - 1, 0, 0), header_style="dim")
+    for index, column in enumerate(columns):
+        justify: JustifyMethod = "left" if index < words else "right"
+        table.add_column(column, justify=justify, no_wrap=column not in folding, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def legend() -> Text:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,28 @@ from discostream.types import (
 __all__ = [
     "EndpointTotals",
     "RecordedRequest",
+    "Settled",
     "Spent",
     "Totals",
+    "Wanted",
+    "find",
     "history",
+    "reading",
     "recent",
+    "shortest_beginnings",
     "spent_since",
     "totals",
+    "utc",
 ]
+
+SHORTEST_BEGINNING = 8
+"""Characters of a request's ID by which it is called at least, so that those of a list are of one length."""
+
+CANNOT_SHARE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+"""How SQLite says that it may not write beside a file, which it does to share one with a write-ahead log."""
+
+MOST_TOLD = 5
+"""How many IDs are told, at most, where the beginning of one fits several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,9 @@ class RecordedRequest:
         mean_tbt_s: Over the gaps between delivered tokens; `None` below two tokens.
         p99_tbt_s: Likewise.
         max_tbt_s: Likewise.
+        migrations: How often it moved, rescues included.
+        prompt_chars: `None` where an older version recorded it.
+        stayed: Why it did not move for cost; `None` if it did.
     """
 
     request_id: str
@@ -107,6 +126,35 @@ class RecordedRequest:
     max_tbt_s: float | None
     migrations: int
     error: str | None
+    prompt_chars: int | None = None
+    stayed: str | None = None
+    rescues: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """All that the ledger has of one request, its attempts in the order in which they were made."""
+
+    request: RecordedRequest
+    attempts: tuple[Attempt, ...]
+    migrations: tuple[Migration, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which requests are looked for; `None` leaves something open.
+
+    Attributes:
+        since: Settled at this moment or later, told with its time zone.
+        policy: Under this policy, private or not.
+        endpoint: With an attempt that was started here, whatever came of it.
+        outcome: `ok`, `failed` or `cancelled`.
+    """
+
+    since: datetime | None = None
+    policy: str | None = None
+    endpoint: str | None = None
+    outcome: str | None = None
 
 
 def totals(path: str | Path) -> Totals:
@@ -115,7 +163,7 @@ def totals(path: str | Path) -> Totals:
     Raises:
         ConfigError: There is no ledger that could be read.
     """
-    with _reading(path) as connection:
+    with reading(path) as connection:
         sums = connection.execute("SELECT count(*), total(usd), total(joules) FROM request")
         requests, usd, joules = sums.fetchone()
         by_endpoint = connection.execute(
@@ -127,16 +175,108 @@ def totals(path: str | Path) -> Totals:
         return Totals(requests, usd, joules, tuple(EndpointTotals(*row) for row in by_endpoint))
 
 
-def recent(path: str | Path, n: int = 20) -> list[RecordedRequest]:
-    """The last `n` requests, newest first.
+def recent(path: str | Path, n: int = 20, wanted: Wanted | None = None) -> list[RecordedRequest]:
+    """The last `n` requests of those that are wanted, newest first.
 
     Raises:
         ConfigError: There is no ledger that could be read.
     """
-    columns = ", ".join(RecordedRequest.__slots__)
-    newest_first = f"SELECT {columns} FROM request ORDER BY id DESC LIMIT ?"  # noqa: S608
-    with _reading(path) as connection:
-        return [RecordedRequest(*row) for row in connection.execute(newest_first, (n,))]
+    asked = {name: value for name, value in asdict(wanted or Wanted()).items() if value is not None}
+    condition = " AND ".join(_CONDITIONS[name] for name in asked) or "true"
+    if "since" in asked:
+        asked["since"] = utc(asked["since"])
+    with reading(path) as connection:
+        return [request for _, request in _requests(connection, condition, asked, n)]
+
+
+_CONDITIONS = {
+    "since": "recorded_at >= :since",
+    "policy": "policy IN (:policy, :policy || ', private')",
+    "endpoint": "EXISTS (SELECT 1 FROM attempt WHERE attempt.request = request.id "
+    "AND attempt.endpoint = :endpoint AND attempt.outcome != 'not_started')",
+    "outcome": "outcome = :outcome",
+}
+
+
+def find(path: str | Path, beginning: str) -> list[Settled]:
+    """What was settled under the one request ID that begins so, newest first: clients may use one again.
+
+    Raises:
+        ConfigError: No ID begins so, or several do; or there is no ledger that could be read.
+    """
+    with reading(path) as connection:
+        request_id = _only_id(connection, beginning)
+        found = _requests(connection, "request_id = :request_id", {"request_id": request_id}, -1)
+        return [_settled(connection, path, key, request) for key, request in found]
+
+
+def shortest_beginnings(path: str | Path, request_ids: Iterable[str]) -> dict[str, str]:
+    """The beginning by which `find` knows each of these IDs of the ledger.
+
+    Raises:
+        ConfigError: There is no ledger that could be read.
+    """
+    with reading(path) as connection:
+        return {request_id: _shortest_beginning(connection, request_id) for request_id in request_ids}
+
+
+def _shortest_beginning(connection: sqlite3.Connection, request_id: str) -> str:
+    neighbours = connection.execute(_NEIGHBOURS, {"id": request_id}).fetchone()
+    shared = max(_shared(request_id, other or "") for other in neighbours)
+    return request_id[: max(shared + 1, SHORTEST_BEGINNING)]
+
+
+def _shared(one: str, other: str) -> int:
+    """With how many same characters two texts begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+_NEIGHBOURS = """
+SELECT (SELECT max(request_id) FROM request WHERE request_id < :id),
+       (SELECT min(request_id) FROM request WHERE request_id > :id)
+"""
+
+
+def _only_id(connection: sqlite3.Connection, beginning: str) -> str:
+    """The ID that begins so; one that is no longer goes before those that go on."""
+    asked = {"beginning": beginning, "most": MOST_TOLD + 1}
+    ids: list[str] = [request_id for (request_id,) in connection.execute(_BEGINNING_SO, asked)]
+    if not ids:
+        raise ConfigError(f"ID {beginning!r}: no settled request's begins so; `disco requests` lists them")
+    if len(ids) > 1 and ids[0] != beginning:
+        told = ", ".join(ids[:MOST_TOLD]) + (", …" if len(ids) > MOST_TOLD else "")
+        raise ConfigError(f"ID {beginning!r}: several begin so ({told}); write more of the one that is meant")
+    return ids[0]
+
+
+_BEGINNING_SO = """
+SELECT DISTINCT request_id FROM request
+WHERE request_id >= :beginning AND request_id < :beginning || char(0x10FFFF)
+ORDER BY request_id LIMIT :most
+"""
+
+
+def _requests(
+    connection: sqlite3.Connection, condition: str, asked: Mapping[str, Any], most: int
+) -> Iterator[tuple[int, RecordedRequest]]:
+    """The requests that meet a condition of ours, newest first, by their keys; all of them for -1."""
+    columns = _kept(connection, "request", [field.name for field in fields(RecordedRequest)])
+    chosen = f"SELECT id, {_RESCUES}, {', '.join(columns)} FROM request WHERE {condition} "  # noqa: S608
+    newest_first = f"{chosen} ORDER BY recorded_at DESC, id DESC LIMIT :most"
+    for key, rescues, *row in connection.execute(newest_first, {**asked, "most": most}):
+        yield key, RecordedRequest(**dict(zip(columns, row, strict=True)), rescues=rescues)
+
+
+_RESCUES = "(SELECT count(*) FROM migration WHERE migration.request = request.id AND reason = 'rescue')"
+
+
+def _settled(connection: sqlite3.Connection, path: str | Path, key: int, request: RecordedRequest) -> Settled:
+    attempts = _by_request(connection, "attempt", _ATTEMPT, (key, key)).get(key, ())
+    migrations = _by_request(connection, "migration", _MIGRATION, (key, key)).get(key, ())
+    try:
+        return Settled(request, tuple(map(_attempt, attempts)), tuple(map(_migration, migrations)))
+    except ValueError as error:
+        raise _damaged(path, key, error) from None
 
 
 def spent_since(path: str | Path, since: datetime) -> Spent:
@@ -149,8 +289,8 @@ def spent_since(path: str | Path, since: datetime) -> Spent:
     Raises:
         ConfigError: There is no ledger that could be read.
     """
-    span = {"start": since.astimezone(UTC).isoformat(timespec="milliseconds"), "probe": PROBE}
-    with _reading(path) as connection:
+    span = {"start": utc(since), "probe": PROBE}
+    with reading(path) as connection:
         usd, joules, prompts, requests = connection.execute(_SPENT, span).fetchone()
         by_kind = connection.execute(_SPENT_PROMPT_TOKENS, span)
         tokens = dict.fromkeys(Kind, 0) | {Kind(kind): count for kind, count in by_kind}
@@ -179,7 +319,7 @@ def history(path: str | Path, requests: int) -> Iterator[tuple[float, Outcome]]:
     Raises:
         ConfigError: There is no ledger that could be read.
     """
-    with _reading(path) as connection:
+    with reading(path) as connection:
         if check(connection) < 2:
             return
         columns = _kept(connection, "request", _REQUEST)
@@ -195,7 +335,7 @@ def history(path: str | Path, requests: int) -> Iterator[tuple[float, Outcome]]:
                 at_s = datetime.fromisoformat(recorded_at).timestamp()
                 outcome = _outcome(told, attempts.get(key, ()), migrations.get(key, ()))
             except ValueError as error:
-                raise ConfigError(f"ledger.path = {str(path)!r}: request {key} is damaged: {error}") from None
+                raise _damaged(path, key, error) from None
             yield at_s, outcome
 
 
@@ -256,14 +396,41 @@ def _migration(told: dict[str, Any]) -> Migration:
     return Migration(**told, reason=reason, by=by)
 
 
+def _damaged(path: str | Path, key: int, error: ValueError) -> ConfigError:
+    return ConfigError(f"ledger.path = {str(path)!r}: request {key} is damaged: {error}")
+
+
+def utc(at: datetime) -> str:
+    """A moment, told with its time zone, as `recorded_at` has it."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
 @contextmanager
-def _reading(path: str | Path) -> Iterator[sqlite3.Connection]:
+def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
+    """A connection to the ledger's file that cannot write.
+
+    Raises:
+        ConfigError: There is no ledger that could be read.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise ConfigError(f"ledger.path = {str(path)!r}: no ledger yet; it begins with the first request")
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(_open(path)) as connection:
             check(connection)
             yield connection
     except (ForeignDatabase, sqlite3.Error) as error:
         raise ConfigError(f"ledger.path = {str(path)!r}: {error}") from None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Shared with whoever writes to the file; or, where that takes more than we may do, while nobody does."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in CANNOT_SHARE and not path.with_name(f"{path.name}-wal").exists():
+            connection.close()
+            return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+    return connection
