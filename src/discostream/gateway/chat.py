@@ -17,7 +17,7 @@ from discostream.library import Answer, Disco
 from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
 from discostream.types import Outcome
-from discostream.wire.openai_reply import ChunkEncoder, chunk_encoder, encode_answer
+from discostream.wire.openai_reply import PieceEncoder, annotating, chunk_encoder, encode_answer
 from discostream.wire.openai_schema import Call, decode_chat_request, decode_completion_request
 from discostream.wire.sse import DONE, comment, data_event
 
@@ -30,6 +30,7 @@ POLICY_HEADER = "x-disco-policy"
 PRIVATE_HEADER = "x-disco-private"
 MIGRATE_HEADER = "x-disco-migrate"
 RESCUE_HEADER = "x-disco-rescue"
+ANNOTATE_HEADER = "x-disco-annotate"
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -62,6 +63,7 @@ async def _answered(http: web.Request, call: Call) -> web.StreamResponse:
         private=asks_for_privacy(http),
         migrate="false" not in _said(http, MIGRATE_HEADER),
         rescue="false" not in _said(http, RESCUE_HEADER),
+        annotated="true" in _said(http, ANNOTATE_HEADER),
     )
     request = choice_of(call.model, disco.endpoints).applied(request)
     async with disco.submit(request) as answer:
@@ -112,10 +114,11 @@ async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamRe
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)
     chunks = chunk_encoder(call, int(time.time()))
-    await response.write(_events([chunks.opening(), *map(chunks.piece, first or ())]))
+    encode = annotating(chunks.piece) if answer.request.annotated else chunks.piece
+    await response.write(_events([chunks.opening(), *map(encode, first or ())]))
     try:
         if first != []:
-            await _write_pieces(response, chunks, answer, keep_alive_s)
+            await _write_pieces(response, encode, answer, keep_alive_s)
         outcome = _settled(answer)
     except Exception as error:
         await response.write(data_event(describe(error).body) + DONE)
@@ -127,13 +130,13 @@ async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamRe
 
 
 async def _write_pieces(
-    response: web.StreamResponse, chunks: ChunkEncoder, answer: Answer, keep_alive_s: float
+    response: web.StreamResponse, encode: PieceEncoder, answer: Answer, keep_alive_s: float
 ) -> None:
     """Write the answer as it comes, all that waits at once; a comment where nothing has come for so long."""
     while True:
         with anyio.move_on_after(keep_alive_s) as patience:
             while pieces := await answer.pieces():
-                await response.write(_events(map(chunks.piece, pieces)))
+                await response.write(_events(map(encode, pieces)))
                 patience.deadline = anyio.current_time() + keep_alive_s
             return
         await response.write(comment("keep-alive"))
