@@ -109,6 +109,7 @@ class View {
     this.usd = 0;
     this.joules = 0;
     this.part("handoff").hidden = true;
+    this.node.classList.add("silent");
     this.node.setAttribute("aria-busy", "true");
     this.ticker = setInterval(() => this.tick(), calm.matches ? 500 : 100);
   }
@@ -149,6 +150,7 @@ class View {
 
   first(who, at_s) {
     this.started = performance.now();
+    this.node.classList.remove("silent");
     for (const lane of this.lanes) Object.assign(lane, { to: at_s, letGo: true, said: "let go when the other spoke" });
     say(`${who} spoke first, after ${seconds(at_s)}.`);
   }
@@ -281,7 +283,7 @@ function lane({ endpoint: who, start_offset_s: from, ttft_s, outcome, error, dro
     migrated_to: `took over${after}`,
     not_started: error ? `not started: ${error}` : "not started: the race was over before its time",
   }[outcome];
-  const started = from > 0 && outcome !== "not_started" ? `started at ${seconds(from)}, ` : "";
+  const started = from >= 0.005 && outcome !== "not_started" ? `started at ${seconds(from)}, ` : "";
   const to = outcome === "not_started" ? from : Math.max(from, ttft_s ?? won);
   return { who, from, to, said: started + (dropped ? `let go: ${dropped}` : said), letGo: ["lost", "failed", "not_started"].includes(outcome) };
 }
