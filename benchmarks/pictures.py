@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py docs
 
-writes `playground.png`, the one in the README, and the same for phones and in the dark.
+writes `playground.png`, the one in the README; `--all` adds the same for phones and in the dark.
 """
 
 from __future__ import annotations
@@ -27,12 +27,8 @@ offsets = {{ server = 0.0, device = 0.3 }}
 [ledger]
 path = "{folder}/ledger.db"
 """
-PROMPT = (
-    "Our bakery has one oven with four levels, and a level takes either twelve loaves or sixty rolls. A loaf "
-    "bakes for fifty minutes and rolls for eighteen. At six the shop opens and wants bread; at half past "
-    "five the hotel wants its rolls. Suggest an order of work for the morning, and say why."
-)
-DESKTOP, PHONE = {"width": 1180, "height": 900}, {"width": 390, "height": 844}
+PROMPT = "Explain to a ten-year-old what lighthouse keepers did, and why their weather books still matter."
+DESKTOP, PHONE = {"width": 1180, "height": 860}, {"width": 390, "height": 844}
 PICTURES = {
     "playground": (DESKTOP, "light"),
     "playground-dark": (DESKTOP, "dark"),
@@ -56,26 +52,31 @@ def serving() -> Iterator[str]:
 
 
 def draw(browser: Any, url: str, size: dict[str, int], scheme: str, path: Path) -> None:
-    """One picture, of a whole answer that is being read."""
+    """One picture, of a whole answer that changed hands, and is being read."""
     page = browser.new_page(viewport=size, color_scheme=scheme)
     page.goto(url)
     page.evaluate("document.querySelector('#max-tokens').value = 110")
     page.get_by_label("Prompt").fill(PROMPT)
     page.keyboard.press("Enter")
     page.locator("#status", has_text="Done").wait_for(timeout=120_000)
+    while not page.locator(".text .seam").count():
+        page.get_by_role("button", name="Regenerate").click()
+        page.locator("#status", has_text="Done").wait_for(timeout=120_000)
     page.screenshot(path=path)
     page.close()
 
 
 def main() -> None:
-    """Draw them all."""
+    """Draw what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where to put them")
-    folder = parser.parse_args().folder
+    parser.add_argument("--all", action="store_true", help="also for phones, and in the dark")
+    asked = parser.parse_args()
+    pictures = PICTURES if asked.all else {"playground": PICTURES["playground"]}
     with serving() as url, sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, (size, scheme) in PICTURES.items():
-            draw(browser, url, size, scheme, folder / f"{name}.png")
+        for name, (size, scheme) in pictures.items():
+            draw(browser, url, size, scheme, asked.folder / f"{name}.png")
         browser.close()
 
 

@@ -269,6 +269,9 @@ def test_a_phone_shows_all_of_it(browser: Any, scheme: str, tmp_path: Path) -> N
         assert visit.page.evaluate(moving) == 0
         visit.wait_until_done()
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        visit.page.evaluate("new Promise(requestAnimationFrame)")
+        below = "(({scrollHeight, scrollTop, clientHeight}) => scrollHeight - scrollTop - clientHeight)"
+        assert visit.page.evaluate(f"{below}(document.documentElement)") < 80  # its end is in sight
         ground = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
         shade = sum(int(part) for part in re.findall(r"\d+", ground)) / 3
         assert (shade < 60) == (scheme == "dark")

@@ -5,7 +5,8 @@ const LOOKS = 5;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const $ = (id) => document.getElementById(id);
-const pad = { config: null, turns: [], view: null, abort: null };
+const page = document.documentElement;
+const pad = { config: null, turns: [], abort: null, follows: true, scrollTop: 0 };
 
 /** What went wrong, in words that say what to do. */
 class Problem extends Error {}
@@ -146,6 +147,7 @@ class View {
     const bar = element("span", { className: look(who) });
     this.part("runs").append(bar);
     this.runs.push({ who, count: 0, bar });
+    this.tick();
   }
 
   first(who, at_s) {
@@ -313,7 +315,8 @@ async function answer() {
   const asked = messages();
   const turn = { role: "assistant", content: "", node: view.node };
   $("conversation").append(view.node);
-  view.node.scrollIntoView({ block: "nearest" });
+  pad.follows = true;
+  page.scrollTop = page.scrollHeight;
   pad.abort = new AbortController();
   busy(true);
   say("Waiting for whoever speaks first.");
@@ -347,12 +350,17 @@ async function stream(asked, view) {
   }
 }
 
-/** Keep the end in sight, unless the reader has scrolled away from it. */
+/** Keep the end in sight, unless the reader has scrolled up from it. */
 function follow(change) {
-  const page = document.documentElement;
-  const atEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
   change();
-  if (atEnd) page.scrollTop = page.scrollHeight;
+  if (pad.follows) page.scrollTop = page.scrollHeight;
+}
+
+function scrolled() {
+  const atEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
+  if (page.scrollTop < pad.scrollTop) pad.follows = atEnd;
+  else pad.follows ||= atEnd;
+  pad.scrollTop = page.scrollTop;
 }
 
 function busy(yes) {
@@ -483,6 +491,7 @@ function typed(event) {
   }
 }
 
+document.addEventListener("scroll", scrolled, { passive: true });
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 $("prompt").addEventListener("keydown", typed);
 $("stop").addEventListener("click", () => pad.abort.abort());
