@@ -153,14 +153,14 @@ class View {
   first(who, at_s) {
     this.started = performance.now();
     this.node.classList.remove("silent");
-    for (const lane of this.lanes) Object.assign(lane, { to: at_s, letGo: true, said: "let go when the other spoke" });
+    for (const lane of this.lanes) Object.assign(lane, { to: at_s, letGo: true, said: "let go when another spoke" });
     say(`${who} spoke first, after ${seconds(at_s)}.`);
   }
 
   cut(from, to) {
     const seam = element("span", { className: "seam " + look(to), text: `‖ ${to}` });
     this.part("text").append(seam);
-    this.seams.push(seam);
+    this.seams.push({ seam, to });
     say(`The answer moved from ${from} to ${to}.`);
   }
 
@@ -172,15 +172,10 @@ class View {
   }
 
   race(lanes, axis) {
-    const made = lanes.map(({ who, from, to, said, racing, letGo }) => {
-      const bar = element("span", { className: letGo ? "bar let-go" : "bar" });
-      bar.style.setProperty("--from", `${(100 * from) / axis}%`);
-      bar.style.setProperty("--long", `${(100 * (to - from)) / axis}%`);
-      const lane = element("li", { className: look(who) + (racing ? " racing" : "") });
-      lane.append(element("span", { className: "who", text: who }), element("span", { className: "track" }, bar), element("span", { className: "said", text: said }));
-      return lane;
-    });
-    this.part("bars").replaceChildren(...made);
+    const list = this.part("bars");
+    while (list.childElementCount > lanes.length) list.lastElementChild.remove();
+    while (list.childElementCount < lanes.length) list.append($("lane").content.cloneNode(true));
+    lanes.forEach((lane, index) => drawLane(list.children[index], lane, axis));
   }
 
   tick() {
@@ -230,10 +225,11 @@ class View {
 
   settleMoves({ migrations, stayed }) {
     const words = { cost: "to save cost", rescue: "as a rescue" };
-    migrations.forEach((move, index) => {
-      const seam = this.seams[index];
-      if (seam) seam.textContent = `‖ ${move.to}, ${words[move.reason]}, gap ${seconds(move.gap_s)}`;
-    });
+    const shown = [...this.seams];
+    for (const move of migrations) {
+      if (shown[0]?.to !== move.to) continue; // it moved before anything was said there
+      shown.shift().seam.textContent = `‖ ${move.to}, ${words[move.reason]}, gap ${seconds(move.gap_s)}`;
+    }
     const moved = migrations.map((move) => element("li", {},
       element("span", { className: "seam", text: "‖ " }),
       `${move.from} to ${move.to} after ${tokens(move.at_token)}, ${words[move.reason]}, by ${move.by === "tokens" ? "token IDs" : "text"}; gap ${seconds(move.gap_s)} `,
@@ -268,6 +264,16 @@ class View {
   }
 }
 
+function drawLane(row, { who, from, to, said, racing, letGo }, axis) {
+  const [name, { firstElementChild: bar }, words] = row.children;
+  row.className = look(who) + (racing ? " racing" : "");
+  name.textContent = who;
+  words.textContent = said;
+  bar.className = letGo ? "bar let-go" : "bar";
+  bar.style.setProperty("--from", `${(100 * from) / axis}%`);
+  bar.style.setProperty("--long", `${(100 * (to - from)) / axis}%`);
+}
+
 /** An attempt that has not spoken yet. */
 function running(lane, waited) {
   const ran = Math.max(0, waited - lane.from);
@@ -279,15 +285,15 @@ function lane({ endpoint: who, start_offset_s: from, ttft_s, outcome, error, dro
   const after = ttft_s === null ? "" : ` after ${seconds(ttft_s)}`;
   const said = {
     won: `won${after}`,
-    lost: "let go when the other spoke",
-    failed: `failed: ${error}`,
-    migrated_from: `won${after}, then handed over`,
+    lost: "let go when another spoke",
+    failed: `${after && `spoke${after}, then `}failed: ${error}`,
+    migrated_from: `${ttft_s === won ? "won" : "took over"}${after}, then handed over`,
     migrated_to: `took over${after}`,
     not_started: error ? `not started: ${error}` : "not started: the race was over before its time",
   }[outcome];
   const started = from >= 0.005 && outcome !== "not_started" ? `started at ${seconds(from)}, ` : "";
   const to = outcome === "not_started" ? from : Math.max(from, ttft_s ?? won);
-  return { who, from, to, said: started + (dropped ? `let go: ${dropped}` : said), letGo: ["lost", "failed", "not_started"].includes(outcome) };
+  return { who, from, to, said: started + (dropped ? `let go: ${dropped}` : said), letGo: outcome === "lost" || (ttft_s === null && outcome !== "won") };
 }
 
 /** What the first server, which is the one that policy `server-only` asks, would have charged for the same answer. */
