@@ -141,6 +141,7 @@ class Request:
         endpoint: The one endpoint that may answer; `None` leaves the choice to the policy.
         policy: The policy to plan this request by; `None` is the one in the settings.
         private: Whether it must never leave the device: no server is started, not even for a rescue.
+        annotated: Whether the client is also told of each attempt that begins, by a piece without text.
     """
 
     messages: tuple[Message, ...]
@@ -157,6 +158,7 @@ class Request:
     endpoint: str | None = None
     policy: str | None = None
     private: bool = False
+    annotated: bool = False
 
     @property
     def raw_prompt(self) -> str | None:
@@ -282,7 +284,7 @@ class Delivered:
     """A piece as it left us: its text, who made it, and when.
 
     Attributes:
-        text: Empty only where there is an `extra`.
+        text: Empty only where there is an `extra`, or where an attempt begins (`Request.annotated`).
         tokens: How many tokens it stands for.
         endpoint: The endpoint that generated it.
         at_s: Seconds after the request's arrival.

@@ -13,10 +13,11 @@ from yarl import URL
 
 from discostream.config import GatewaySettings
 from discostream.errors import ConfigError, RequestRejected
+from discostream.gateway.pages import PAGES
 
 __all__ = ["admit_only", "answer_preflights", "client_key", "name_allowed_origin"]
 
-OPEN_PATHS = ("/health", "/openapi.json", "/ready")
+OPEN_PATHS = frozenset({"/health", "/openapi.json", "/ready", *PAGES})
 ASKED_HEADERS = "Access-Control-Request-Headers"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -18,7 +18,7 @@ from discostream.session.answer import Answer
 from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
 from discostream.types import Delivered, Outcome
-from discostream.wire.openai_reply import ChunkEncoder, chunk_encoder, encode_answer
+from discostream.wire.openai_reply import PieceEncoder, annotating, chunk_encoder, encode_answer
 from discostream.wire.openai_schema import Call, decode_chat_request, decode_completion_request
 from discostream.wire.sse import DONE, comment, data_event
 
@@ -31,6 +31,7 @@ POLICY_HEADER = "x-disco-policy"
 PRIVATE_HEADER = "x-disco-private"
 MIGRATE_HEADER = "x-disco-migrate"
 RESCUE_HEADER = "x-disco-rescue"
+ANNOTATE_HEADER = "x-disco-annotate"
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -63,6 +64,7 @@ async def _answered(http: web.Request, call: Call) -> web.StreamResponse:
         private=asks_for_privacy(http),
         migrate="false" not in _said(http, MIGRATE_HEADER),
         rescue="false" not in _said(http, RESCUE_HEADER),
+        annotated="true" in _said(http, ANNOTATE_HEADER),
     )
     request = choice_of(call.model, disco.endpoints).applied(request)
     async with disco.submit(request) as answer:
@@ -112,10 +114,11 @@ async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamRe
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)
     chunks = chunk_encoder(call, int(time.time()))
-    await response.write(_events([chunks.opening(), *map(chunks.piece, first or ())]))
+    encode = annotating(chunks.piece) if answer.request.annotated else chunks.piece
+    await response.write(_events([chunks.opening(), *map(encode, first or ())]))
     try:
         if first != []:
-            await _write_pieces(response, chunks, answer, keep_alive_s)
+            await _write_pieces(response, encode, answer, keep_alive_s)
         outcome = _settled(answer)
     except ConnectionError:
         raise  # the client is gone
@@ -129,11 +132,11 @@ async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamRe
 
 
 async def _write_pieces(
-    response: web.StreamResponse, chunks: ChunkEncoder, answer: Answer, keep_alive_s: float
+    response: web.StreamResponse, encode: PieceEncoder, answer: Answer, keep_alive_s: float
 ) -> None:
     """Write the answer as it comes, all that waits at once; a comment where nothing has come for so long."""
     while (pieces := await _next(answer, keep_alive_s)) != []:
-        await response.write(_events(map(chunks.piece, pieces)) if pieces else comment("keep-alive"))
+        await response.write(_events(map(encode, pieces)) if pieces else comment("keep-alive"))
 
 
 async def _next(answer: Answer, within_s: float) -> list[Delivered] | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from discostream.session.models import VIRTUAL
-from discostream.types import Feature, FinishReason
+from discostream.types import Feature, FinishReason, Kind
 from discostream.wire.openai_schema import DEFAULT_MODEL
 
 __all__ = ["OPERATIONS", "SCHEMAS", "document"]
@@ -158,7 +158,11 @@ _ANSWER: Final[Schema] = {
     "usage": _named("Usage"),
     "disco": _named("Disco"),
 }
-_CHUNK: Final[Schema] = {**_ANSWER, "usage": _some(_named("Usage"))}
+_CHUNK: Final[Schema] = {
+    **_ANSWER,
+    "usage": _some(_named("Usage")),
+    "disco": {"anyOf": [_named("Disco"), _named("Annotation")]},
+}
 
 SCHEMAS: Final[Schema] = {
     "Error": _object("error", error=_object("message type param code", message=_TEXT, type=_TEXT)),
@@ -283,7 +287,25 @@ SCHEMAS: Final[Schema] = {
         usd=_NUMBER,
         joules=_NUMBER,
     ),
+    "Annotation": _object("endpoint tokens at_s", endpoint=_TEXT, tokens=_COUNT, at_s=_NUMBER),
     "EmbeddingsRequest": _object("input", input=_ANY, model=_MODEL),
+    "Playground": _object(
+        "consumption_tokens_per_s policy policies endpoints",
+        consumption_tokens_per_s=_NUMBER,
+        policy=_TEXT,
+        policies=_list(_TEXT),
+        endpoints=_list(
+            _object(
+                "name kind model prompt_usd_per_mtok completion_usd_per_mtok decode_joules_per_token",
+                name=_TEXT,
+                kind={"enum": [kind.value for kind in Kind]},
+                model=_TEXT,
+                prompt_usd_per_mtok=_NUMBER,
+                completion_usd_per_mtok=_NUMBER,
+                decode_joules_per_token=_NUMBER,
+            )
+        ),
+    ),
     "Standing": _object(
         "status endpoints",
         status={"enum": ["ready", "starting"]},
@@ -302,6 +324,11 @@ _WISHES: Final = [
     _PRIVATE,
     _header("x-disco-migrate", "Whether the answer may move for cost.", _TRUTH),
     _header("x-disco-rescue", "Whether another endpoint may go on when its stream breaks.", _TRUTH),
+    _header(
+        "x-disco-annotate",
+        "Whether each chunk of a stream says who made it and when, and others who has started.",
+        _TRUTH,
+    ),
 ]
 _ERROR: Final = _gives(_named("Error"), "An error, in OpenAI's shape.")
 _KEY: Final[list[Schema]] = [{}, {"key": []}]
@@ -320,6 +347,10 @@ def _asks(body: str, answer: Schema, parameters: list[Schema], says: str) -> Sch
 
 def _shows(answer: Schema, says: str, **more: Any) -> Schema:
     return {"summary": says, "responses": {"200": answer, "default": _ERROR}, **more}
+
+
+def _file(content_type: str, says: str) -> Schema:
+    return _shows({"description": "It.", "content": {content_type: {"schema": _TEXT}}}, says)
 
 
 _NAME: Final = {"name": "name", "in": "path", "required": True, "schema": _WORD}
@@ -362,6 +393,12 @@ OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
         {"description": "In Prometheus' text format.", "content": {"text/plain": {"schema": _TEXT}}},
         "Counts and times since the gateway was started.",
         security=_KEY,
+    ),
+    ("GET", "/"): _file("text/html", "The playground, for browsers."),
+    ("GET", "/playground.css"): _file("text/css", "How it looks."),
+    ("GET", "/playground.js"): _file("text/javascript", "What it does."),
+    ("GET", "/playground.json"): _shows(
+        _gives(_named("Playground"), "It."), "What it shows of the settings.", security=_KEY
     ),
     ("GET", "/openapi.json"): _shows(_gives({"type": "object"}, "It."), "This document."),
 }

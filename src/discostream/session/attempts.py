@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -145,6 +145,7 @@ class Attempts:
         purse: What may be spent; every attempt's most is set aside before it starts.
 
     Attributes:
+        on_started: Is told of each attempt that begins, if somebody wants to know.
         started: All that were, in order.
         refused: Why the latest attempt could not start, by endpoint, where it was for a budget.
     """
@@ -160,6 +161,7 @@ class Attempts:
         self.estimated_tokens = estimated_tokens
         self.running = running
         self.purse = purse
+        self.on_started: Callable[[LiveAttempt], None] | None = None
         self.refused: dict[str, BudgetSpent] = {}
         self.started: list[LiveAttempt] = []
         self._inbox: deque[Report] = deque()
@@ -199,6 +201,8 @@ class Attempts:
         )
         self.started.append(attempt)
         self.running[name] += 1
+        if self.on_started is not None:
+            self.on_started(attempt)
         self._tasks.start_soon(self._pump, attempt)
         return attempt
 

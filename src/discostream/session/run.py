@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -12,7 +13,7 @@ import anyio
 from discostream.core.pacing import Reader
 from discostream.core.stops import StopFilter
 from discostream.errors import AllEndpointsFailed
-from discostream.session.attempts import Attempts
+from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
 from discostream.session.outlet import Sink
@@ -22,7 +23,7 @@ from discostream.session.race import race
 from discostream.session.settle import settle
 from discostream.session.successors import Successors
 from discostream.session.written import Written
-from discostream.types import PROBE, FinishReason, Message, Outcome, Plan, Request, Start
+from discostream.types import PROBE, Delivered, FinishReason, Message, Outcome, Plan, Request, Start
 
 __all__ = ["Client", "run"]
 
@@ -61,6 +62,8 @@ async def run(request: Request, house: House, client: Client) -> None:
     plan = _plan(request, house, planner, outlook, estimated_tokens, uncached)  # 3 plan
     endpoints = {start.endpoint: house.endpoints[start.endpoint] for start in plan.starts}
     attempts = Attempts(endpoints, estimated_tokens, house.running, house.purse)
+    if request.annotated:
+        attempts.on_started = partial(_announce, request, client)
     reader = Reader(house.migration.consumption_tokens_per_s)
     outlet = house.outlet(request, client)
     written = Written(outlet, reader, StopFilter(request.stop), request.arrived_at)
@@ -115,6 +118,11 @@ def _plan(
     if request.private or request.needs:
         return narrowed(plan, able(request, house.endpoints, planner.settings))
     return plan
+
+
+def _announce(request: Request, client: Client, attempt: LiveAttempt) -> None:
+    """Let the client know of an attempt as it begins."""
+    client.take(Delivered("", 0, attempt.endpoint.name, attempt.started_at - request.arrived_at))
 
 
 def _uncached_tokens(request: Request, house: House) -> dict[str, float]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import msgspec
 
 from discostream.types import Delivered, Extra, Outcome
 from discostream.wire.openai_schema import Call
 
-__all__ = ["ChunkEncoder", "TextChunkEncoder", "chunk_encoder", "encode_answer"]
+__all__ = ["ChunkEncoder", "PieceEncoder", "TextChunkEncoder", "annotating", "chunk_encoder", "encode_answer"]
+
+PieceEncoder: TypeAlias = Callable[[Delivered], bytes]
+"""Writes the chunk that carries a piece."""
 
 _ONCE = {"id", "index", "type"}
 """Members of a delta that are said again, not continued."""
@@ -87,6 +90,20 @@ class TextChunkEncoder(ChunkEncoder):
 def chunk_encoder(call: Call, created: int) -> ChunkEncoder:
     """What writes the chunks of this call's answer."""
     return (ChunkEncoder if call.request.raw_prompt is None else TextChunkEncoder)(call, created)
+
+
+def annotating(encode: PieceEncoder) -> PieceEncoder:
+    """The same, but each chunk also says who made its piece, of how many tokens, and when it left us.
+
+    One that has neither text nor tokens says that an attempt began. It is said at top level, because clients
+    add up whatever numbers they find in a `delta`.
+    """
+
+    def annotated(piece: Delivered) -> bytes:
+        made = {"endpoint": piece.endpoint, "tokens": piece.tokens, "at_s": piece.at_s}
+        return b'%b,"disco":%b}' % (encode(piece)[:-1], msgspec.json.encode(made))
+
+    return annotated
 
 
 def encode_answer(call: Call, created: int, pieces: Iterable[Delivered], outcome: Outcome) -> bytes:

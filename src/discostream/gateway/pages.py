@@ -1,0 +1,92 @@
+"""The playground at `/`: a page that loads nothing from elsewhere, and the facts that it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Final
+
+import msgspec
+from aiohttp import ETag, web
+from aiohttp.typedefs import Handler
+
+from discostream.checks import KIND_NEEDED
+from discostream.core.plugins import policy_names
+from discostream.endpoints.base import Endpoint
+from discostream.gateway.chat import DISCO
+from discostream.library import Disco
+
+__all__ = ["PAGES", "page_routes"]
+
+PAGES: Final = {
+    "/": ("index.html", "text/html"),
+    "/playground.css": ("playground.css", "text/css"),
+    "/playground.js": ("playground.js", "text/javascript"),
+}
+"""The files that browsers get by path, and what they are. They hold no secret, so they need no key."""
+
+_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def page_routes() -> list[web.RouteDef]:
+    """The routes of every page and of what they ask for."""
+    shown = [web.get(path, _showing(file, kind)) for path, (file, kind) in PAGES.items()]
+    return [*shown, web.get("/playground.json", _facts)]
+
+
+def _showing(file: str, content_type: str) -> Handler:
+    """What answers with a file, or says that the browser has it already."""
+    body = files("discostream.gateway").joinpath("pages", file).read_bytes()
+    tag = ETag(hashlib.sha256(body).hexdigest()[:32])
+
+    async def show(http: web.Request) -> web.Response:
+        if tag in (http.if_none_match or ()):
+            response = web.Response(status=304)
+        else:
+            response = web.Response(body=body, content_type=content_type, charset="utf-8")
+        response.headers.update(_HEADERS)
+        response.etag = tag
+        return response
+
+    return show
+
+
+async def _facts(http: web.Request) -> web.Response:
+    body = msgspec.json.encode(_facts_of(http.app[DISCO]))
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _facts_of(disco: Disco) -> dict[str, object]:
+    """What the page shows of the settings: endpoints, prices, policies, and how fast answers are read."""
+    return {
+        "consumption_tokens_per_s": disco.settings.migration.consumption_tokens_per_s,
+        "policy": disco.settings.policy.name,
+        "policies": _policies(disco),
+        "endpoints": [_facts_of_endpoint(endpoint) for endpoint in disco.endpoints.values()],
+    }
+
+
+def _policies(disco: Disco) -> list[str]:
+    """Those that a request may ask for here."""
+    kinds = {None, *(endpoint.kind for endpoint in disco.endpoints.values())}
+    fitting = (name for name in policy_names() if KIND_NEEDED.get(name) in kinds)
+    return [name for name in fitting if name != "offsets" or disco.settings.policy.offsets]
+
+
+def _facts_of_endpoint(endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "name": endpoint.name,
+        "kind": endpoint.kind.value,
+        "model": endpoint.settings.model,
+        "prompt_usd_per_mtok": endpoint.prices.prompt_usd_per_mtok,
+        "completion_usd_per_mtok": endpoint.prices.completion_usd_per_mtok,
+        "decode_joules_per_token": endpoint.energy.decode_j_per_token,
+    }

@@ -1,0 +1,293 @@
+"""The playground in a real browser: Debian's Chromium, driven by Playwright, on a running gateway."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Serving, disco_serve
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; on Debian: apt install chromium"),
+]
+
+WORDS = " ".join(f"word{n}" for n in range(60))
+PAIR = """
+[[endpoint]]
+name = "laptop"
+kind = "device"
+dialect = "scripted"
+model = "small"
+answer = "{words}"
+ttft_s = 0.2
+tbt_s = 0.02
+prefill_joules_per_token = 0.1
+decode_joules_per_token = 0.5
+{laptop}
+
+[[endpoint]]
+name = "cloud"
+kind = "server"
+dialect = "scripted"
+model = "big"
+answer = "{words}"
+ttft_s = 0.3
+tbt_s = 0.02
+prompt_usd_per_mtok = 2.5
+completion_usd_per_mtok = 9.0
+{cloud}
+
+[policy]
+name = "offsets"
+offsets = {{ cloud = 0.0, laptop = 0.2 }}
+
+[ledger]
+path = "{folder}/ledger.db"
+
+[gateway]
+{gateway}
+"""
+EMBEDDED = """
+[policy]
+name = "offsets"
+offsets = {{ server = 0.0 }}
+
+[migration]
+consumption_tokens_per_s = 1.0
+
+[ledger]
+path = "{folder}/ledger.db"
+"""
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 860}
+
+
+REACHED = """() => {
+  const {id, tagName, textContent} = document.activeElement;
+  return id || `${tagName.toLowerCase()} ${textContent.trim().slice(0, 16)}`;
+}"""
+
+
+@dataclass
+class Visit:
+    """An open page, what it asked for, and what its console complained of."""
+
+    page: Any
+    serving: Serving
+    asked: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def ask(self, prompt: str = "Count.") -> None:
+        self.page.get_by_label("Prompt").fill(prompt)
+        self.page.keyboard.press("Enter")
+
+    def wait_until_done(self) -> None:
+        self.page.locator("#status", has_text="Done").wait_for()
+
+    def texts(self, selector: str) -> list[str]:
+        texts: list[str] = self.page.locator(selector).all_text_contents()
+        return texts
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visiting(browser: Any, config: Path, environ: Mapping[str, str] = {}, **wishes: Any) -> Iterator[Visit]:
+    """The page of a gateway with these settings; whatever is done there, it loads from nowhere else."""
+    with disco_serve(config, **environ) as serving:
+        context = browser.new_context(**{"viewport": DESKTOP, **wishes})
+        visit = Visit(context.new_page(), serving)
+        visit.page.set_default_timeout(60_000)
+        visit.page.on(
+            "console", lambda said: visit.complaints.append(said.text) if said.type == "error" else None
+        )
+        visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+        visit.page.on("request", lambda request: visit.asked.append(request.url))
+        home = serving.base_url.removesuffix("v1")
+        visit.page.goto(home)
+        visit.page.wait_for_load_state("networkidle")
+        yield visit
+        context.close()
+    assert {url for url in visit.asked if not url.startswith((home, "data:"))} == set()
+    assert visit.complaints == []
+
+
+def pair(folder: Path, *, laptop: str = "", cloud: str = "", gateway: str = "") -> Path:
+    return written(folder, PAIR, words=WORDS, laptop=laptop, cloud=cloud, gateway=gateway)
+
+
+def written(folder: Path, template: str, **parts: str) -> Path:
+    config = folder / "disco.toml"
+    config.write_text(template.format(folder=folder.as_posix(), **parts), encoding="utf-8")
+    return config
+
+
+def test_an_answer_shows_who_made_it(browser: Any, tmp_path: Path) -> None:
+    """Both colours, one seam with its reason, the race, the handoff's why, and what it saved."""
+    with visiting(browser, pair(tmp_path)) as visit:
+        visit.ask()
+        visit.page.locator(".bars .racing").first.wait_for()
+        visit.wait_until_done()
+        shown = "".join(visit.texts(".text .token"))
+        assert shown == WORDS
+        assert visit.texts(".text .token.e1")
+        assert visit.texts(".text .token.e0")
+        (seam,) = visit.texts(".text .seam")
+        assert seam.startswith("‖ laptop, to save cost, gap 0.")
+        assert visit.texts(".bars .who") == ["cloud", "laptop", "laptop"]
+        (moved,) = visit.texts(".moves li")
+        assert "cloud to laptop" in moved
+        assert "saves $" in moved
+        rows = dict(zip(visit.texts(".cost dt"), visit.texts(".cost dd"), strict=False))
+        assert set(rows) == {"This answer", "Server only"}
+        assert float(rows["Server only"].split()[0].strip("$")) > float(
+            rows["This answer"].split()[0].strip("$")
+        )
+        assert "unread" in visit.texts(".unread")[0]
+
+
+def test_an_answer_is_stopped_and_asked_for_anew(browser: Any, tmp_path: Path) -> None:
+    """Escape stops in mid-answer, which cancels the attempts; regenerating replaces what there was."""
+    with visiting(browser, pair(tmp_path, cloud="", laptop="")) as visit:
+        visit.ask()
+        visit.page.locator(".text .token").nth(3).wait_for()
+        visit.page.keyboard.press("Escape")
+        visit.page.get_by_text("Stopped.").first.wait_for()
+        assert 4 <= len(visit.texts(".text .token")) < 60
+        visit.page.get_by_role("button", name="Regenerate").click()
+        visit.wait_until_done()
+        assert len(visit.texts(".answer")) == 1
+        assert "".join(visit.texts(".text .token")) == WORDS
+
+
+def test_every_control_is_reached_by_keyboard(browser: Any, tmp_path: Path) -> None:
+    """Tab goes through all of them in reading order, and each shows that it has the focus."""
+    with visiting(browser, pair(tmp_path)) as visit:
+        visit.page.evaluate("document.activeElement.blur()")
+        reached = []
+        for _ in range(14):
+            visit.page.keyboard.press("Tab")
+            reached.append(visit.page.evaluate(REACHED))
+            outline = "parseFloat(getComputedStyle(document.activeElement).outlineWidth)"
+            assert visit.page.evaluate(outline) >= 2, reached[-1]
+    settings = ["model", "policy", "max-tokens", "as-curl", "as-python", "clear"]
+    examples = ["button Why is the sky b", "button Tell me how brea", "button Explain to a ten"]
+    assert reached[:13] == ["a Skip to the prom", "summary Settings", *settings, *examples, "prompt", "send"]
+
+
+def test_every_control_has_a_name(browser: Any, tmp_path: Path) -> None:
+    """A screen reader has something to say for each."""
+    with visiting(browser, pair(tmp_path)) as visit:
+        nameless = """() => [...document.querySelectorAll("input, select, textarea")]
+            .filter((one) => !one.labels.length && !one.getAttribute("aria-labelledby")).map(({id}) => id)"""
+        assert visit.page.evaluate(nameless) == []
+
+
+def test_the_key_is_asked_for_and_kept_in_the_tab(browser: Any, tmp_path: Path) -> None:
+    """Without it the page says what to do; with it all works, and nothing outlives the tab."""
+    config = pair(tmp_path, gateway='api_key_env = "GATEWAY_KEY"')
+    with visiting(browser, config, {"GATEWAY_KEY": "right"}) as visit:
+        assert "Enter it in the settings" in visit.texts("#status")[0]
+        visit.page.get_by_label("Gateway key").fill("right")
+        visit.page.keyboard.press("Enter")
+        visit.page.locator("#legend .token").first.wait_for()
+        visit.ask()
+        visit.wait_until_done()
+        assert visit.page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        visit.page.get_by_role("button", name="Copy as curl").click()
+        assert "right" not in visit.page.locator("#code-text").input_value()
+        assert all("401" in complaint for complaint in visit.complaints)
+        visit.complaints.clear()
+
+
+def test_errors_are_words(browser: Any, tmp_path: Path) -> None:
+    """An endpoint that refuses, and a gateway that is gone, are told with what to do about it."""
+    with visiting(
+        browser, pair(tmp_path, laptop='refuses = "no"', cloud='refuses = "out of order"')
+    ) as visit:
+        visit.ask()
+        visit.page.locator(".trouble").first.wait_for()
+        assert "out of order" in visit.texts(".trouble")[0]
+        assert "disco doctor" in visit.texts(".trouble")[0]
+        visit.serving.process.kill()
+        visit.serving.process.wait()
+        visit.ask("Again.")
+        visit.page.locator(".trouble").nth(1).wait_for()
+        assert "disco serve" in visit.texts(".trouble")[1]
+        visit.complaints.clear()  # the browser itself complains of the refused connection
+
+
+def test_copies_are_what_was_asked(browser: Any, tmp_path: Path) -> None:
+    """curl's body is the request, quotes and all, and the Python program compiles and holds the same."""
+    prompt = 'It\'s "quoted", with a \\ and $HOME'
+    with visiting(browser, pair(tmp_path)) as visit:
+        visit.page.get_by_label("Policy").select_option("server-only")
+        visit.page.get_by_label("Prompt").fill(prompt)
+        visit.page.get_by_role("button", name="Copy as curl").click()
+        curl = shlex.split(visit.page.locator("#code-text").input_value())
+        visit.page.get_by_role("button", name="Close").click()
+        visit.page.get_by_role("button", name="Copy as Python").click()
+        program = visit.page.locator("#code-text").input_value()
+    assert json.loads(curl[-1])["messages"] == [{"role": "user", "content": prompt}]
+    assert "x-disco-policy: server-only" in curl
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(program))
+        if isinstance(node, ast.Call) and node.keywords[0].arg == "model"
+    ]
+    told = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    assert told["messages"] == [{"role": "user", "content": prompt}]
+    assert told["extra_headers"] == {"x-disco-policy": "server-only"}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_of_it(browser: Any, scheme: str, tmp_path: Path) -> None:
+    """Nothing is wider than the screen, nothing moves for those who want calm, and dark is dark."""
+    wishes = {"viewport": PHONE, "color_scheme": scheme, "reduced_motion": "reduce"}
+    with visiting(browser, pair(tmp_path), **wishes) as visit:
+        visit.ask("x" * 200)
+        visit.page.locator(".bars .bar").first.wait_for()
+        moving = "document.getAnimations().length"
+        assert visit.page.evaluate(moving) == 0
+        visit.wait_until_done()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        visit.page.evaluate("new Promise(requestAnimationFrame)")
+        below = "(({scrollHeight, scrollTop, clientHeight}) => scrollHeight - scrollTop - clientHeight)"
+        assert visit.page.evaluate(f"{below}(document.documentElement)") < 80  # its end is in sight
+        ground = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shade = sum(int(part) for part in re.findall(r"\d+", ground)) / 3
+        assert (shade < 60) == (scheme == "dark")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("smollm2_path")
+def test_the_embedded_pair_is_seen_at_work(browser: Any, tmp_path: Path) -> None:
+    """The real engine's answer starts on the emulated server and is finished on the device."""
+    with visiting(browser, written(tmp_path, EMBEDDED)) as visit:
+        ready = "async () => Object.values((await (await fetch('/ready')).json()).endpoints)"
+        while set(visit.page.evaluate(ready)) != {"ready"}:
+            visit.page.wait_for_timeout(200)
+        visit.complaints.clear()  # of the 503 until then
+        visit.ask("Tell me how bread is made, from the grain to the loaf.")
+        visit.wait_until_done()
+        assert visit.texts(".text .token.e1")
+        assert visit.texts(".text .token.e0"), visit.texts(".moves")
+        assert visit.texts(".text .seam")[0].startswith("‖ device, to save cost")
