@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from typing import Any
 import openai
 import pytest
 from processes import Serving, disco_serve
-
-from discostream.types import Request
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.usefixtures("smollm2_path")]
 
@@ -69,7 +66,12 @@ dialect = "scripted"
 answer = "One two three four"
 breaks_after = 3
 
-{more}
+[[endpoint]]
+name = "caller"
+kind = "server"
+dialect = "scripted"
+answer = "It rains in Paris."
+tool_calls = [{{ name = "weather", arguments = {{ city = "Paris" }} }}]
 
 [policy]
 name = "offsets"
@@ -81,15 +83,6 @@ keep_alive_s = 0.1
 [ledger]
 path = "{ledger}"
 """
-WITH_TOOLS = """
-[[endpoint]]
-name = "caller"
-kind = "server"
-dialect = "scripted"
-answer = "It rains in Paris."
-tool_calls = [{ name = "weather", arguments = { city = "Paris" } }]
-"""
-HAS_TOOLS = "needs" in {field.name for field in fields(Request)}
 
 
 def optional(module: str) -> Any:
@@ -101,8 +94,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """One for all of them, with its engines."""
     folder = tmp_path_factory.mktemp("clients")
     config, ledger = folder / "disco.toml", (folder / "ledger.db").as_posix()
-    more = WITH_TOOLS if HAS_TOOLS else ""
-    config.write_text(SETTINGS.format(ledger=ledger, more=more), encoding="utf-8")
+    config.write_text(SETTINGS.format(ledger=ledger), encoding="utf-8")
     with disco_serve(config) as serving:
         yield serving
 
@@ -183,7 +175,6 @@ def test_openai_lists_the_models(client):
     assert client.models.retrieve("disco").id == "disco"
 
 
-@pytest.mark.skipif(not HAS_TOOLS, reason="tools are not passed on yet: Request has no `needs`")
 def test_openai_has_its_tools_called_and_answered(client):
     """The helper assembles a streamed call; its result goes back, and the answer comes."""
     asked = {**ASKED, "model": "caller", "tools": [WEATHER]}

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, Prices
+from discostream.errors import EndpointError, Phase
 from discostream.types import Carrier, Event, Feature, Kind, Prefix, Request
 
 __all__ = ["Endpoint", "NoOptions"]
@@ -106,7 +107,7 @@ class Endpoint(ABC):
         Raises:
             EndpointError: The endpoint refused or broke.
         """
-        raise NotImplementedError
+        raise EndpointError(self.name, Phase.REFUSED, "has no embeddings")
 
     async def prepare(self) -> None:
         """Do ahead what the first `generate` would otherwise wait for, such as loading a model.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import aiohttp
 import anyio
@@ -22,8 +20,9 @@ from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.core.seam import opens_thought, rejoined
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body, read_tail
+from discostream.endpoints.body import read_tail
 from discostream.endpoints.keys import api_key, redact
+from discostream.endpoints.llamacpp_server import Frame, LlamaCppServer, ModelMeta, Props
 from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
 from discostream.engine.shape import model_shape
 from discostream.engine.supervisor import Engine, EngineAddress, EngineSettings
@@ -42,23 +41,19 @@ from discostream.types import (
     Sampling,
 )
 from discostream.wire.openai_answer import AnswerReader
-from discostream.wire.openai_request import messages_of, passed_fields, request_body
+from discostream.wire.openai_request import passed_fields, request_body
 from discostream.wire.openai_upstream import ChunkError
-from discostream.wire.sse import SseDecoder, SseError
+from discostream.wire.sse import SseError
 
 __all__ = ["LlamaCppEndpoint", "LlamaCppOptions"]
 
-SHORT_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=10.0)
-"""For what is computed beside the slots, in milliseconds."""
 LEAVING_S = 2.0
 """How long a closed stream may hold its slot: a batch takes that long on a busy device."""
 LOOK_AGAIN_S = 0.02
-MAX_ERROR_BYTES = 16_384
 MAX_MESSAGE_CHARS = 300
 FINAL_FIELDS = ["content", "tokens", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "timings"]
 """All we read of a stream's last event, which would otherwise repeat the whole prompt."""
 
-Reply = TypeVar("Reply")
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -161,7 +156,7 @@ class LlamaCppEndpoint(Endpoint):
             if not attempt.over:
                 self._let_go_at = anyio.current_time()
 
-    async def _until_left(self, server: _Server) -> None:
+    async def _until_left(self, server: LlamaCppServer) -> None:
         """Wait until streams that were closed have left their slots.
 
         A slot is held until the batch in it is computed. The rest of an answer would go to another, which has
@@ -213,7 +208,7 @@ class LlamaCppEndpoint(Endpoint):
             )
         self.engine.start()
 
-    async def _server(self) -> _Server:
+    async def _server(self) -> LlamaCppServer:
         """The server of this moment; an engine that was restarted has another address and key."""
         if self._session is None:
             # llama.cpp closes connections after streams unannounced; one used again breaks every third time.
@@ -223,9 +218,9 @@ class LlamaCppEndpoint(Endpoint):
             address = await self.engine.address()
         else:
             address = EngineAddress(self._base_url, self._key)
-        return _Server(self.name, address, self._session, self.options.read_timeout_s)
+        return LlamaCppServer(self.name, address, self._session, self.options.read_timeout_s)
 
-    async def _learn(self, server: _Server) -> None:
+    async def _learn(self, server: LlamaCppServer) -> None:
         with suppress(EndpointError, msgspec.DecodeError):  # servers may keep it to themselves
             self._learn_abilities(await server.props())
         meta = None
@@ -237,17 +232,17 @@ class LlamaCppEndpoint(Endpoint):
                 raise  # still loading; anything else is an old server, which works but takes only text
         await self._learn_energy(meta)
 
-    def _learn_abilities(self, props: _Props) -> None:
+    def _learn_abilities(self, props: Props) -> None:
         if self.options.base_url:
             self.slots = props.total_slots
         if self.settings.features is None:
             self.features = props.features(self.usual_features)
 
-    async def _learn_energy(self, meta: _ModelMeta | None) -> None:
+    async def _learn_energy(self, meta: ModelMeta | None) -> None:
         if self.kind is Kind.DEVICE:
             self.energy = await self._energy(meta)
 
-    async def _energy(self, meta: _ModelMeta | None) -> Energy:
+    async def _energy(self, meta: ModelMeta | None) -> Energy:
         """Measured joules where the settings have them, otherwise by the model's shape."""
         prefill_j, decode_j = self.settings.prefill_joules_per_token, self.settings.decode_joules_per_token
         computed = self.energy
@@ -258,224 +253,12 @@ class LlamaCppEndpoint(Endpoint):
             computed.decode_j_per_token if decode_j is None else decode_j,
         )
 
-    async def _shape(self, meta: _ModelMeta | None) -> ModelShape | None:
+    async def _shape(self, meta: ModelMeta | None) -> ModelShape | None:
         path = find_model(self.settings.model) if self.settings.model else None
         if path is not None:
             with suppress(EngineError):  # llama.cpp may know files that the reader does not
                 return await anyio.to_thread.run_sync(model_shape, path)
         return meta.shape() if meta else None
-
-
-class _Timings(Struct):
-    cache_n: int | None = None
-
-
-class _Progress(Struct):
-    """How far llama.cpp has come with a prompt; the first report comes when it begins.
-
-    Attributes:
-        processed: Tokens it has read, those in its cache included.
-    """
-
-    total: int
-    cache: int
-    processed: int
-
-
-class _Error(Struct):
-    """llama.cpp's error object."""
-
-    message: str
-    type: str | None = None
-    n_prompt_tokens: int | None = None
-    n_ctx: int | None = None
-
-    def blame(self, endpoint: str, phase: Phase, status: int | None = None) -> EndpointError:
-        if self.type != "exceed_context_size_error":
-            return EndpointError(endpoint, phase, self.message, status=status, code=self.type)
-        message = f"the prompt has {self.n_prompt_tokens} tokens and the context holds {self.n_ctx}"
-        return EndpointError(endpoint, phase, message, status=status, code="context_length_exceeded")
-
-
-class _ErrorReply(Struct):
-    error: _Error
-
-
-class _Frame(Struct):
-    """One event of a `/completion` stream."""
-
-    content: str = ""
-    tokens: tuple[int, ...] = ()
-    stop: bool = False
-    stop_type: str = ""
-    tokens_predicted: int = 0
-    tokens_evaluated: int | None = None
-    timings: _Timings | None = None
-    prompt_progress: _Progress | None = None
-    error: _Error | None = None
-
-    @property
-    def is_piece(self) -> bool:
-        """Whether it brings tokens; frames of progress carry a token ID that means nothing."""
-        return self.prompt_progress is None and bool(self.content or self.tokens)
-
-    def finish(self) -> Finish:
-        reason = FinishReason.LENGTH if self.stop_type == "limit" else FinishReason.STOP
-        cached = self.timings.cache_n if self.timings else None
-        return Finish(reason, self.tokens_evaluated, self.tokens_predicted, cached)
-
-
-class _Rendered(Struct):
-    prompt: str
-
-
-class _Tokenized(Struct):
-    tokens: tuple[int, ...]
-
-
-class _Detokenized(Struct):
-    content: str
-
-
-class _ModelMeta(Struct):
-    n_vocab: int
-    n_embd: int
-    n_params: int
-    n_ctx_train: int
-
-    def shape(self) -> ModelShape:
-        """The shape as far as a server tells it: without layers, attention counts for nothing."""
-        return ModelShape(self.n_params, self.n_vocab, self.n_embd, 0, self.n_ctx_train)
-
-
-class _Model(Struct):
-    meta: _ModelMeta
-
-
-class _Props(Struct):
-    total_slots: int
-    chat_template_caps: dict[str, Any] = {}
-    modalities: dict[str, Any] = {}
-
-    def features(self, usual: frozenset[Feature]) -> frozenset[Feature]:
-        """What it can do beyond text; a template without tools would leave them out in silence."""
-        told = {
-            Feature.TOOLS: self.chat_template_caps.get("supports_tools", Feature.TOOLS in usual),
-            Feature.IMAGES: self.modalities.get("vision"),
-            Feature.AUDIO: self.modalities.get("audio"),
-        }
-        return usual - told.keys() | {feature for feature, able in told.items() if able}
-
-
-class _Slot(Struct):
-    is_processing: bool
-
-
-class _Models(Struct):
-    data: Annotated[tuple[_Model, ...], Meta(min_length=1)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """llama.cpp's HTTP calls."""
-
-    endpoint: str
-    address: EngineAddress
-    session: aiohttp.ClientSession
-    read_timeout_s: float
-
-    async def render(self, request: Request) -> str:
-        """The raw prompt, or the conversation in the model's chat template, up to where the answer begins."""
-        if request.raw_prompt is not None:
-            return request.raw_prompt
-        body = {**passed_fields(request), "messages": messages_of(request.messages)}
-        return (await self._ask("/apply-template", body, _Rendered)).prompt
-
-    async def prompt_ids(self, rendered: str, prefix: Prefix) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The IDs of a rendered prompt, and of the answer so far."""
-        # /apply-template leaves out the BOS that the tokenizer is told to add, so that it is there once.
-        prompt = await self.tokenize(rendered, add_special=True, parse_special=True)
-        if prefix.token_ids is not None:
-            return prompt, prefix.token_ids
-        return prompt, await self.inner_ids(prefix.text) if prefix.text else ()
-
-    async def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = False
-    ) -> tuple[int, ...]:
-        """The text's token IDs."""
-        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        return (await self._ask("/tokenize", body, _Tokenized)).tokens
-
-    async def inner_ids(self, text: str) -> tuple[int, ...]:
-        """The IDs of text in the middle of an answer.
-
-        Vocabularies of the SentencePiece kind put a space before whatever they tokenise; behind a line
-        end they do not.
-        """
-        ids = await self.tokenize(text)
-        if (await self._ask("/detokenize", {"tokens": ids}, _Detokenized)).content == text:
-            return ids
-        line_end = await self.tokenize("\n")
-        return (await self.tokenize("\n" + text))[len(line_end) :]
-
-    async def model_meta(self) -> _ModelMeta:
-        """What the server says about its model."""
-        models = await self._ask("/v1/models", None, _Models)
-        return models.data[0].meta
-
-    async def props(self) -> _Props:
-        """What the server says about itself."""
-        return await self._ask("/props", None, _Props)
-
-    async def busy_slots(self) -> int:
-        """How many slots compute something; the answer comes between two batches."""
-        slots = await self._ask("/slots", None, list[_Slot])
-        return sum(slot.is_processing for slot in slots)
-
-    async def fingerprint(self, n_vocab: int) -> str:
-        """A hash over the text of every token ID."""
-        async with self._open("/detokenize", {"tokens": list(range(n_vocab))}) as response:
-            text = await response.read()
-        return hashlib.sha256(b"%d\n%b" % (n_vocab, text)).hexdigest()
-
-    async def frames(self, body: dict[str, Any]) -> AsyncGenerator[_Frame, None]:
-        """The events of `/completion`, the last of them with `stop` unless the stream broke."""
-        decoder = SseDecoder()
-        async with self.stream("/completion", body) as stream:
-            while data := await stream.read():
-                for event in decoder.feed(data):
-                    yield msgspec.json.decode(event, type=_Frame)
-
-    @asynccontextmanager
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Body]:
-        """The body of a streamed reply."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self.read_timeout_s)
-        async with self._open(path, body, timeout) as response:
-            with Body(response) as stream:
-                yield stream
-
-    async def _ask(self, path: str, body: dict[str, Any] | None, reply: type[Reply]) -> Reply:
-        async with self._open(path, body) as response:
-            return msgspec.json.decode(await response.read(), type=reply)
-
-    @asynccontextmanager
-    async def _open(
-        self, path: str, body: dict[str, Any] | None = None, timeout: aiohttp.ClientTimeout = SHORT_TIMEOUT
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to one call; leaving it half read closes the connection, which frees the slot."""
-        key = self.address.api_key
-        async with self.session.request(
-            "GET" if body is None else "POST",
-            self.address.base_url + path,
-            data=None if body is None else io.BytesIO(msgspec.json.encode(body)),
-            headers={"Content-Type": "application/json"}
-            | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=timeout,
-        ) as response:
-            if response.status >= HTTPStatus.BAD_REQUEST:
-                said = await response.content.read(MAX_ERROR_BYTES)
-                raise _error_in(said).blame(self.endpoint, Phase.REFUSED, response.status)
-            yield response
 
 
 @dataclass(slots=True)
@@ -516,7 +299,7 @@ class _Attempt:
             message = f"sent what llama.cpp would not: {error}"
             raise EndpointError(self.endpoint, self.phase, message) from error
 
-    async def events(self, server: _Server, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
+    async def events(self, server: LlamaCppServer, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
         """What `/completion` found in its cache, then pieces and the finish."""
         self.phase = Phase.PREFILL
         async with aclosing(server.frames(body)) as frames:
@@ -535,7 +318,7 @@ class _Attempt:
         raise EndpointError(self.endpoint, self.phase, "the stream ended before the answer did")
 
     async def openai_events(
-        self, server: _Server, request: Request, prefix: Prefix
+        self, server: LlamaCppServer, request: Request, prefix: Prefix
     ) -> AsyncGenerator[Event, None]:
         """What the server says by OpenAI's protocol."""
         self.phase = Phase.PREFILL
@@ -550,7 +333,7 @@ class _Attempt:
         self.over = True
         yield answer.finish()
 
-    async def _piece(self, server: _Server, frame: _Frame) -> Piece:
+    async def _piece(self, server: LlamaCppServer, frame: Frame) -> Piece:
         tokens = max(frame.tokens_predicted - self.predicted, len(frame.tokens), 1)
         self.predicted = frame.tokens_predicted
         ids: tuple[int, ...] | None = frame.tokens
@@ -559,7 +342,7 @@ class _Attempt:
         self.held = () if frame.content else self.held + (ids or ())
         return Piece(frame.content, tokens, ids)
 
-    async def _all_ids(self, server: _Server, frame: _Frame, tokens: int) -> tuple[int, ...] | None:
+    async def _all_ids(self, server: LlamaCppServer, frame: Frame, tokens: int) -> tuple[int, ...] | None:
         """All IDs of a piece whose last ones alone were sent; `None` when they cannot be told.
 
         That is how llama.cpp streams a character that spans several tokens. Its text may begin with
@@ -612,13 +395,6 @@ def _openai_body(request: Request, prefix: Prefix) -> dict[str, Any]:
     """What OpenAI's protocol is asked for; progress for the reason that `_completion_body` gives."""
     counts = {"stream_options": {"include_usage": True}, "return_progress": True, "cache_prompt": True}
     return {**request_body(request, prefix), **counts}
-
-
-def _error_in(body: bytes) -> _Error:
-    try:
-        return msgspec.json.decode(body, type=_ErrorReply).error
-    except msgspec.DecodeError:
-        return _Error(body[:200].decode(errors="replace") or "an error without a message")
 
 
 def _stop_when_cancelled(done_bytes: int, total_bytes: int) -> None:
