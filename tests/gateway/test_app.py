@@ -15,6 +15,7 @@ import anyio.to_thread
 import openai
 import pytest
 from aiohttp import web
+from aiohttp.http import StreamWriter
 from anyio.abc import TaskStatus
 
 from discostream.config import Settings, settings_from
@@ -528,14 +529,14 @@ async def test_a_client_that_is_gone_is_no_defect(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever leaves just before the next write leaves nothing in the log that someone should look into."""
-    write = web.StreamResponse.write
+    write = StreamWriter.write
 
-    async def leaving(response: web.StreamResponse, data: bytes) -> None:
+    async def leaving(writer: StreamWriter, data: bytes, **wishes: Any) -> None:
         if b"upon" in data:
             raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
-        await write(response, data)
+        await write(writer, data, **wishes)
 
-    monkeypatch.setattr(web.StreamResponse, "write", leaving)
+    monkeypatch.setattr(StreamWriter, "write", leaving)
     async with serving(tbt_s=0.05) as gateway, gateway.ask() as response:
         with pytest.raises(aiohttp.ClientError):
             await response.read()

@@ -13,14 +13,15 @@ from aiohttp import web
 
 from discostream.errors import RequestRejected
 from discostream.gateway.errors import describe
+from discostream.gateway.streaming import Streaming
 from discostream.library import Disco
 from discostream.session.answer import Answer
 from discostream.session.models import choice_of
 from discostream.session.pins import refuse_unknown_policy
-from discostream.types import Delivered, Outcome
-from discostream.wire.openai_reply import PieceEncoder, annotating, chunk_encoder, encode_answer
+from discostream.types import Delivered
+from discostream.wire.openai_reply import annotating, chunk_encoder, encode_answer
 from discostream.wire.openai_schema import Call, decode_chat_request, decode_completion_request
-from discostream.wire.sse import DONE, comment, data_event
+from discostream.wire.sse import DONE, data_event
 
 __all__ = ["DISCO", "REQUEST_ID", "asks_for_privacy", "chat_completions", "completions", "request_id_of"]
 
@@ -103,23 +104,23 @@ def _said(http: web.Request, header: str) -> list[str]:
 
 async def _collect(call: Call, answer: Answer) -> web.Response:
     pieces = [piece async for piece in answer]
-    body = encode_answer(call, int(time.time()), pieces, _settled(answer))
+    body = encode_answer(call, int(time.time()), pieces, answer.whole())
     return web.Response(body=body, content_type="application/json")
 
 
 async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamResponse:
     keep_alive_s = http.app[DISCO].settings.gateway.keep_alive_s
-    first = await _next(answer, keep_alive_s)
+    first = await _first(answer, keep_alive_s)
     # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(http)
     chunks = chunk_encoder(call, int(time.time()))
     encode = annotating(chunks.piece) if answer.request.annotated else chunks.piece
-    await response.write(_events([chunks.opening(), *map(encode, first or ())]))
+    await response.write(_events([chunks.opening(), *map(encode, first)]))
+    streaming = Streaming(http, response, lambda pieces: _events(map(encode, pieces)), answer, keep_alive_s)
     try:
-        if first != []:
-            await _write_pieces(response, encode, answer, keep_alive_s)
-        outcome = _settled(answer)
+        await streaming.run()
+        outcome = answer.whole()
     except ConnectionError:
         raise  # the client is gone
     except Exception as error:
@@ -131,30 +132,13 @@ async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamRe
     return response
 
 
-async def _write_pieces(
-    response: web.StreamResponse, encode: PieceEncoder, answer: Answer, keep_alive_s: float
-) -> None:
-    """Write the answer as it comes, all that waits at once; a comment where nothing has come for so long."""
-    while (pieces := await _next(answer, keep_alive_s)) != []:
-        await response.write(_events(map(encode, pieces)) if pieces else comment("keep-alive"))
-
-
-async def _next(answer: Answer, within_s: float) -> list[Delivered] | None:
-    """The pieces that have come, none at the end; `None` where nothing comes for so long.
-
-    Only waiting is ever cut short: a write that is cancelled while the client is slow breaks the next one.
-    """
+async def _first(answer: Answer, within_s: float) -> list[Delivered]:
+    """The first pieces; none where nothing comes for so long, or at all."""
     with anyio.move_on_after(within_s):
         return await answer.pieces()
-    return None
+    return []
 
 
 def _events(chunks: Iterable[bytes]) -> bytes:
     """The events that carry these chunks; an empty one is none."""
     return b"".join([data_event(chunk) for chunk in chunks if chunk])
-
-
-def _settled(answer: Answer) -> Outcome:
-    """The outcome of an answer that came to its own end."""
-    assert answer.outcome is not None
-    return answer.outcome

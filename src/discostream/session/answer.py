@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 import anyio
 import anyio.lowlevel
@@ -54,6 +55,15 @@ class Answer:
         self._abandoned = False
 
     @property
+    def on_news(self) -> Callable[[], None] | None:
+        """Is called whenever a piece has come, or the end."""
+        return self._progress.on_news
+
+    @on_news.setter
+    def on_news(self, told: Callable[[], None] | None) -> None:
+        self._progress.on_news = told
+
+    @property
     def outcome(self) -> Outcome | None:
         """Everything settled about it; `None` until then."""
         return self._progress.outcome
@@ -88,14 +98,32 @@ class Answer:
             pieces = await self._progress.read()
             if pieces:
                 return pieces
-            self._raise_unless_whole()
+            if not self._abandoned:
+                self.whole()
         return []
 
-    def _raise_unless_whole(self) -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come, and all pieces were read."""
+        return self._progress.over.is_set() and not self._progress.has_pieces and not self._unread
+
+    def waiting(self) -> list[Delivered]:
+        """The pieces that have come and were not read yet. Waits for none."""
+        unread, self._unread = list(self._unread), deque()
+        return unread + self._progress.waiting()
+
+    def whole(self) -> Outcome:
+        """Everything settled about an answer that has come to its own end.
+
+        Raises:
+            AllEndpointsFailed: Nothing could answer, or go on answering.
+            AnswerInterrupted: The connection was closed first.
+        """
         if self._progress.failure is not None:
             raise self._progress.failure
-        if not self._abandoned and (self.outcome is None or self.outcome.finish_reason is None):
+        if self.outcome is None or self.outcome.finish_reason is None:
             raise AnswerInterrupted("the connection was closed before the answer was whole")
+        return self.outcome
 
     async def aclose(self) -> None:
         """Abandon the answer and wait until it is settled. Safe to call twice, and after its end."""
@@ -121,6 +149,7 @@ class _Progress:
         self.over = anyio.Event()
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
+        self.on_news: Callable[[], None] | None = None
         self._pieces: list[Delivered] = []
         self._waiting = 0
         self._came = anyio.Event()
@@ -138,12 +167,15 @@ class _Progress:
             self.failure = error
         finally:
             self.over.set()
-            self._came.set()
+            self._tell()
 
     def take(self, piece: Delivered) -> None:
         self._pieces.append(piece)
         self._waiting += _held_by(piece)
-        self._came.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        (self.on_news or self._came.set)()
 
     async def read(self) -> list[Delivered]:
         """All that has come; waits for something. Nothing once everything was read, and is over."""
@@ -151,9 +183,17 @@ class _Progress:
             if self._came.is_set():  # else another reader waits for it, too
                 self._came = anyio.Event()
             await self._came.wait()
+        return self.waiting()
+
+    def waiting(self) -> list[Delivered]:
+        """All that has come, if anything has."""
         pieces, self._pieces, self._waiting = self._pieces, [], 0
         self._went.set()
         return pieces
+
+    @property
+    def has_pieces(self) -> bool:
+        return bool(self._pieces)
 
     @property
     def is_full(self) -> bool:
