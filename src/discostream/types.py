@@ -1,4 +1,4 @@
-"""Frozen values that every layer shares.
+"""Frozen values that every layer shares. Those that are made for every token are made in C.
 
 Times are seconds of one process's monotonic clock (`_at`) or spans of it (`_s`).
 """
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 __all__ = [
     "PROBE",
@@ -235,8 +237,7 @@ class Extra:
 _BEYOND_TEXT = frozenset({"tool_calls", "function_call", "audio"})
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """What arrived together: text, as a rule.
 
     Attributes:
@@ -279,8 +280,7 @@ Event = Prompt | Piece | Finish
 """What an endpoint's stream is made of: perhaps `Prompt`s, then `Piece`s, then one `Finish`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(Struct, frozen=True):
     """A piece as it left us: its text, who made it, and when.
 
     Attributes:

@@ -14,7 +14,6 @@ import anyio
 import anyio.to_thread
 import openai
 import pytest
-from aiohttp import web
 from aiohttp.http import StreamWriter
 from anyio.abc import TaskStatus
 

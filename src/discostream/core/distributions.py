@@ -109,6 +109,17 @@ class Distribution:
             return 0.0
         return (excess - self._above(up_to)[1]) / alive
 
+    @cached_property
+    def longest_residual(self) -> float:
+        """The most that `mean_residual` comes to, wherever one asks from zero on.
+
+        Between two knots it falls and then rises, so that it is greatest at one of them.
+        """
+        alive = 1.0 - self.probabilities
+        reached = alive > 0
+        residuals = np.array(self._knots[2])[reached] / alive[reached] - self.values[reached]
+        return max(self.mean, float(residuals.max(initial=0.0)))
+
     def _above(self, value: float) -> tuple[float, float]:
         """The share above a value, and by how much it is above, on average over everything that comes."""
         values, probabilities, beyond = self._knots

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 __all__ = ["Pulse", "Reader", "release_in_s", "words_of"]
 
@@ -17,8 +19,7 @@ PATIENCE = 3.0
 _WORD = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(Struct, frozen=True):
     """A virtual reader who consumes tokens at a steady rate and waits when there are none.
 
     Attributes:
@@ -39,8 +40,7 @@ class Reader:
         return 0.0 if self.done_at is None else max(0.0, self.done_at - at) * self.tokens_per_s
 
 
-@dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(Struct, frozen=True):
     """How regularly a stream has spoken.
 
     Attributes:

@@ -373,6 +373,11 @@ class Lengths(LearntDistribution):
         """How many more tokens are to be expected after `reached`, of an answer of at most `max_tokens`."""
         return self.distribution.mean_residual(reached, np.inf if max_tokens is None else max_tokens)
 
+    def most_remaining(self, reached: float, max_tokens: int | None = None) -> float:
+        """What `remaining` is at most, now and for as long as the answer grows."""
+        longest = self.distribution.longest_residual
+        return longest if max_tokens is None else min(longest, max_tokens - reached)
+
 
 @dataclass(frozen=True, slots=True)
 class Known:

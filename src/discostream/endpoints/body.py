@@ -15,6 +15,7 @@ from discostream.wire.openai_answer import AnswerReader
 __all__ = ["Body", "read_tail"]
 
 LOOK_EVERY_S = 0.5
+"""How often it is looked for a connection that has failed, or is silent."""
 MOST_BYTES = 1 << 14
 """How much is read at once: all of it is held until a slow client has taken the last of its pieces."""
 TAIL_S = 2.0
@@ -28,14 +29,25 @@ class Body:
 
     Where the framing is wrong, as when a proxy writes its error page into a stream, aiohttp (3.14, with its
     C parser) closes the connection and tells nobody: a reader would wait for ever, whatever the timeouts.
+
+    Args:
+        response: What it belongs to.
+        silence_s: How long nothing may come while it is read. A timeout of aiohttp's own would be set anew
+            for each chunk.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, silence_s: float) -> None:
         self._content = response.content
         self._protocol = response.connection.protocol if response.connection is not None else None
         self._loop = asyncio.get_running_loop()
+        self._silence_s = silence_s
+        self._is_read = False
+        self._come = -1
+        self._spoke_at = 0.0
 
     def __enter__(self) -> Self:
+        if self._protocol is not None:
+            self._protocol.read_timeout = None
         self._watch()
         return self
 
@@ -48,15 +60,26 @@ class Body:
         Raises:
             aiohttp.ClientError: The connection broke or fell silent, or the framing is wrong.
         """
-        self._break_off_if_given_up()
+        self._is_read = True
         try:
             return await self._content.read(MOST_BYTES)
         except HttpProcessingError as error:  # from aiohttp's other parser, which does tell
             raise aiohttp.ClientPayloadError("its framing is wrong") from error
+        finally:
+            self._is_read = False
 
     def _watch(self) -> None:
         self._break_off_if_given_up()
-        self._timer = self._loop.call_later(LOOK_EVERY_S, self._watch)
+        self._break_off_if_silent()
+        self._timer = self._loop.call_later(min(LOOK_EVERY_S, self._silence_s / 4), self._watch)
+
+    def _break_off_if_silent(self) -> None:
+        """Tell whoever waits that nothing has come for too long."""
+        now, come = self._loop.time(), self._content.total_bytes
+        if come != self._come or not self._is_read:
+            self._come, self._spoke_at = come, now
+        elif now - self._spoke_at >= self._silence_s:
+            self._content.set_exception(aiohttp.SocketTimeoutError("nothing came for too long"))
 
     def _break_off_if_given_up(self) -> None:
         """Tell whoever reads that the connection has failed, if that is not known or the body complete."""

@@ -110,7 +110,7 @@ class HttpEndpoint(Endpoint):
         data = io.BytesIO(msgspec.json.encode(question.body))
         try:
             async with self._client().post(question.url, data=data, allow_redirects=False) as response:
-                with Body(response) as body:
+                with Body(response, self._patience.read_timeout_s) as body:
                     await self._refuse_all_but_streams(response, body, continuing=continuing)
                     if continuing:
                         self._refusals.forget()
@@ -129,7 +129,7 @@ class HttpEndpoint(Endpoint):
             async with self._client().post(
                 self._url / path, data=data, headers=accepted, allow_redirects=False
             ) as response:
-                with Body(response) as body:
+                with Body(response, self._patience.read_timeout_s) as body:
                     if response.status < 300:
                         return await self._whole(body)
                     said, status = decode_error(await _beginning(body)), response.status

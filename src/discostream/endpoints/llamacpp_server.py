@@ -220,7 +220,7 @@ class LlamaCppServer:
         """The body of a streamed reply."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self.read_timeout_s)
         async with self._open(path, body, timeout) as response:
-            with Body(response) as stream:
+            with Body(response, self.read_timeout_s) as stream:
                 yield stream
 
     async def _ask(self, path: str, body: dict[str, Any] | None, reply: type[Reply]) -> Reply:

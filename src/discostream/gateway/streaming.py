@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import cast
 
 from aiohttp import web
@@ -100,8 +99,9 @@ class Streaming:
 
     def _write(self, data: bytes) -> None:
         try:
-            with suppress(StopIteration):
-                self._writer.write(data, drain=False).send(None)  # waits for nothing but to drain
+            self._writer.write(data, drain=False).send(None)  # waits for nothing but to drain
+        except StopIteration:
+            pass
         except Exception as error:
             self._error = error
             self._needed.set()

@@ -153,7 +153,7 @@ class _Progress:
         self._pieces: list[Delivered] = []
         self._waiting = 0
         self._came = anyio.Event()
-        self._went = anyio.Event()
+        self._went: anyio.Event | None = None
         self._reader = reader
 
     async def follow(self, request: Request, house: House) -> None:
@@ -171,7 +171,9 @@ class _Progress:
 
     def take(self, piece: Delivered) -> None:
         self._pieces.append(piece)
-        self._waiting += _held_by(piece)
+        self._waiting += PIECE_CHARS + len(piece.text)
+        if piece.extra is not None:
+            self._waiting += len(msgspec.json.encode(piece.extra))
         self._tell()
 
     def _tell(self) -> None:
@@ -188,7 +190,8 @@ class _Progress:
     def waiting(self) -> list[Delivered]:
         """All that has come, if anything has."""
         pieces, self._pieces, self._waiting = self._pieces, [], 0
-        self._went.set()
+        if self._went is not None:
+            self._went.set()
         return pieces
 
     @property
@@ -210,9 +213,3 @@ class _Progress:
 
     def settled(self, outcome: Outcome) -> None:
         self.outcome = outcome
-
-
-def _held_by(piece: Delivered) -> int:
-    """About how many characters a piece holds, with what came beside its text."""
-    beside = 0 if piece.extra is None else len(msgspec.json.encode(piece.extra))
-    return PIECE_CHARS + len(piece.text) + beside

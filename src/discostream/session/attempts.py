@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from discostream.endpoints.base import Endpoint
 from discostream.errors import AllEndpointsFailed, BudgetSpent, EndpointError, Phase
+from discostream.session.clock import running_clock
 from discostream.session.purse import Purse, Reservation
 from discostream.types import AttemptOutcome, Event, Finish, Piece, Prefix, Prompt, Request
 
@@ -47,6 +48,7 @@ class LiveAttempt:
         dropped: Why it was let go when it was to take the answer over.
         ahead: Other attempts that ran at the endpoint when this one started.
         asked: Whether anything was asked of the endpoint yet.
+        let_go: Whether it was cancelled, so that nobody wants to hear from it.
         ended_at: When it ended or was cancelled.
     """
 
@@ -69,6 +71,7 @@ class LiveAttempt:
     dropped: str | None = None
     ahead: int = 0
     asked: bool = False
+    let_go: bool = False
     ended_at: float | None = None
     finish: Finish | None = None
     error: EndpointError | None = None
@@ -82,18 +85,19 @@ class LiveAttempt:
     def note(self, event: Event, asked_at: float, at: float) -> None:
         """Count an event that came at `at` after waiting since `asked_at`, whether or not anyone wants it."""
         match event:
-            case Prompt(tokens, cached_tokens, read_tokens, opens_thought):
-                if self.cached_tokens is None and cached_tokens is not None:
-                    self.served_at = at
-                self.prompt_tokens, self.cached_tokens = tokens, cached_tokens
-                self._note_batch(read_tokens, at)
-                self.opens_thought = self.opens_thought or opens_thought
             case Piece():
                 self.completion_tokens += event.tokens
                 if self.first_at is not None:
                     self.decode_s += at - asked_at
                 elif event.is_content:
                     self.first_at = at
+            case Prompt(tokens, cached_tokens, read_tokens, opens_thought):
+                if self.cached_tokens is None and cached_tokens is not None:
+                    self.served_at = at
+                self.prompt_tokens, self.cached_tokens = tokens, cached_tokens
+                self.reservation.shrink(tokens)
+                self._note_batch(read_tokens, at)
+                self.opens_thought = self.opens_thought or opens_thought
             case Finish():
                 self.finish = event
                 self.prompt_tokens = event.prompt_tokens or self.prompt_tokens
@@ -111,6 +115,7 @@ class LiveAttempt:
     def cancel(self) -> None:
         """Let it go; what it would have said later is not known."""
         self.end()
+        self.let_go = True
         self.scope.cancel()
 
     def end(self) -> None:
@@ -168,6 +173,7 @@ class Attempts:
         self._came = anyio.Event()
         self._listener: Listener | None = None
         self._fault: Exception | None = None
+        self._now = running_clock()
         self._tasks: TaskGroup
 
     async def __aenter__(self) -> Attempts:
@@ -195,7 +201,7 @@ class Attempts:
         Raises:
             BudgetSpent: A hard budget leaves too little for it.
         """
-        reservation, now = self._reserve(name, request, prefix), anyio.current_time()
+        reservation, now = self._reserve(name, request, prefix), self._now()
         attempt = LiveAttempt(
             self.endpoints[name], reservation, prefix, now, served_at=now, ahead=self.running[name]
         )
@@ -235,7 +241,7 @@ class Attempts:
         while True:
             while self._inbox:
                 attempt, report = self._inbox.popleft()
-                if not attempt.scope.cancel_called:
+                if not attempt.let_go:
                     return attempt, report
             if not await self.news(until):
                 return None
@@ -267,12 +273,12 @@ class Attempts:
         self._listener = listener
         while self._inbox:
             attempt, report = self._inbox.popleft()
-            if not attempt.scope.cancel_called:
-                listener.hear(attempt, report, anyio.current_time())
+            if not attempt.let_go:
+                listener.hear(attempt, report, self._now())
 
     def _pass(self, attempt: LiveAttempt, report: Event | EndpointError, at: float) -> None:
         """Let a report be heard, unless nobody wants it any more."""
-        if attempt.scope.cancel_called:
+        if attempt.let_go:
             return
         if self._listener is None:
             self._inbox.append((attempt, report))
@@ -288,7 +294,7 @@ class Attempts:
 
         An attempt that was let go ends here, even where its endpoint never waits.
         """
-        if self._listener is None or attempt.scope.cancel_called:
+        if self._listener is None or attempt.let_go:
             await anyio.lowlevel.checkpoint()
         elif self._listener.must_wait(attempt):
             try:
@@ -320,14 +326,12 @@ class Attempts:
                     attempt.reservation.confirm()
                 attempt.asked = True
                 async with aclosing(attempt.endpoint.generate(attempt.request, attempt.prefix)) as events:
-                    asked_at = anyio.current_time()
+                    asked_at = self._now()
                     async for event in events:
-                        at = anyio.current_time()
+                        at = self._now()
                         attempt.note(event, asked_at, at)
-                        if isinstance(event, Prompt):
-                            attempt.reservation.shrink(event.tokens)
                         self._pass(attempt, event, at)
-                        asked_at = anyio.current_time() if await self._until_wanted(attempt) else at
+                        asked_at = self._now() if await self._until_wanted(attempt) else at
                 if attempt.finish is None:
                     raise _broke(attempt, "the stream ended without a finish")
             except EndpointError as error:
@@ -340,7 +344,7 @@ class Attempts:
         never = isinstance(error, BudgetSpent)
         attempt.error = error
         attempt.outcome = AttemptOutcome.NOT_STARTED if never else AttemptOutcome.FAILED
-        self._pass(attempt, error, anyio.current_time())
+        self._pass(attempt, error, self._now())
 
 
 def _broke(attempt: LiveAttempt, message: str) -> EndpointError:

@@ -79,7 +79,8 @@ class Successors:
     attempts: Attempts
     written: Written
     settings: MigrationSettings
-    _weighed_in: tuple[object, ...] = ()
+    _weighed_for: LiveAttempt | None = None
+    _circumstances: list[object] = field(default_factory=list)
     _bars: list[_Bar] = field(default_factory=list)
 
     def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
@@ -105,12 +106,13 @@ class Successors:
 
     def worth_weighing(self, source: LiveAttempt, at: float) -> bool:
         """Whether a move could pay and go unnoticed now, by what is known from when it was weighed last."""
-        if self._weighed_in != self._circumstances(source):
+        if source is not self._weighed_for or self._circumstances_changed():
             return True
         unread = self.written.reader.unread(at)
-        reached = [bar for bar in self._bars if unread >= bar.unread_tokens]
-        remaining = self._remaining_tokens if reached else 0.0
-        return any(bar.usd_per_token * remaining > bar.reading_usd for bar in reached)
+        for bar in self._bars:
+            if unread >= bar.unread_tokens and bar.usd_per_token * self._remaining_tokens > bar.reading_usd:
+                return True
+        return False
 
     def weigh(
         self, source: LiveAttempt, following: Piece, spent: Collection[str], moves: int, at: float
@@ -124,8 +126,9 @@ class Successors:
         best: Successor | None = None
         decided: Decision | None = None
         cheaper = self._capable(source, self._dearer(source_profile).union(spent))
-        self._weighed_in = self._circumstances(source)
-        self._bars = [self._bar(source_profile, successor) for successor in cheaper]
+        self._weighed_for = source
+        self._circumstances_changed()
+        self._bars = [bar for each in cheaper if (bar := self._bar(source_profile, each)) is not None]
         for successor in cheaper:
             profile = self.known.of(successor.name)
             decision = self._decision(source_profile, profile, successor, unread, moves)
@@ -138,19 +141,25 @@ class Successors:
                 decided = decision
         return best, decided
 
-    def _circumstances(self, source: LiveAttempt) -> tuple[object, ...]:
-        """What decides who could go on, and from what; while it stays the same, bars hold."""
-        able = [(endpoint.continues, endpoint.vocabulary) for endpoint in self.endpoints.values()]
-        return source, len(self.attempts.started), self.written.token_ids is None, able
+    def _circumstances_changed(self) -> bool:
+        """Whether something has, since the last look, that decides who could go on, and from what."""
+        circumstances: list[object] = [len(self.attempts.started), self.written.token_ids is None]
+        for endpoint in self.endpoints.values():
+            circumstances += endpoint.continues, endpoint.vocabulary
+        before, self._circumstances = self._circumstances, circumstances
+        return circumstances != before
 
-    def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar:
+    def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar | None:
+        """What a move has to reach; `None` where no answer is long enough for that."""
         target = self.known.of(successor.name)
         starts_s = successor.handoff_s - successor.still_reads_s
         gap_usd = source.rates.decode_usd - target.rates.decode_usd
-        reading_usd = target.reading_usd(self._prefill_tokens, successor.cached_tokens)
-        return _Bar(
-            self.settings.consumption_tokens_per_s * starts_s, gap_usd * (1.0 - RISK), float(reading_usd)
-        )
+        reading_usd = float(target.reading_usd(self._prefill_tokens, successor.cached_tokens))
+        usd_per_token = gap_usd * (1.0 - RISK)
+        most_tokens = self.known.answer_tokens.most_remaining(self.written.tokens, self.request.max_tokens)
+        if usd_per_token * most_tokens <= reading_usd:
+            return None
+        return _Bar(self.settings.consumption_tokens_per_s * starts_s, usd_per_token, reading_usd)
 
     def _dearer(self, source: EndpointProfile) -> set[str]:
         least = source.rates.decode_usd

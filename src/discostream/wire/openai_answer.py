@@ -57,6 +57,7 @@ class AnswerReader:
         self._decoder = decoder or SseDecoder()
         self._echo = EchoFilter(echo)
         self._blank = blank
+        self._may_repeat = bool(echo or blank)
         self._usage: Usage | None = None
 
     def feed(self, data: bytes) -> Iterator[Event]:
@@ -69,7 +70,20 @@ class AnswerReader:
             SseError: A line is too long.
         """
         try:
-            yield from self._read(data)
+            for payload in self._decoder.feed(data) if data else self._decoder.end():
+                if payload.startswith(b"[DONE]"):
+                    self.over = True
+                    break
+                if payload.strip():
+                    chunk = self._decode(payload)
+                    if chunk.usage is not None and (prompt := self._count(chunk.usage)):
+                        yield prompt
+                    if piece := self._piece(chunk):
+                        yield piece
+                    self.finish_reason = self.finish_reason or chunk.finish_reason
+            self.over = self.over or not data
+            if self.over and self.finish_reason is None:
+                raise ChunkError("ended the stream without a finish_reason")
         except (ChunkError, SseError):
             if self.finish_reason is None:
                 raise
@@ -83,22 +97,6 @@ class AnswerReader:
         usage = self._usage
         return Finish(self.finish_reason, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
 
-    def _read(self, data: bytes) -> Iterator[Event]:
-        for payload in self._decoder.feed(data) if data else self._decoder.end():
-            if payload.startswith(b"[DONE]"):
-                self.over = True
-                break
-            if payload.strip():
-                chunk = self._decode(payload)
-                if chunk.usage is not None and (prompt := self._count(chunk.usage)):
-                    yield prompt
-                if piece := self._piece(chunk):
-                    yield piece
-                self.finish_reason = self.finish_reason or chunk.finish_reason
-        self.over = self.over or not data
-        if self.over and self.finish_reason is None:
-            raise ChunkError("ended the stream without a finish_reason")
-
     def _count(self, usage: Usage) -> Prompt | None:
         """Keep token counts; how long the prompt is, where that is news and nothing else has come yet."""
         is_news = self._usage is None and self.phase is Phase.PREFILL
@@ -106,7 +104,7 @@ class AnswerReader:
         return Prompt(usage.prompt_tokens) if is_news and usage.prompt_tokens else None
 
     def _piece(self, chunk: UpstreamChunk) -> Piece | None:
-        text = self._without_repeats(chunk)
+        text = self._without_repeats(chunk) if self._may_repeat else chunk.content
         if self.finish_reason is not None:
             return None
         if chunk.extra is not None:

@@ -6,7 +6,6 @@ raises, and always `ChunkError`.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
@@ -88,8 +87,7 @@ class Usage:
         return Usage(*(old if new is None else new for new, old in pairs))
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamChunk:
+class UpstreamChunk(Struct, frozen=True):
     """What one chunk holds."""
 
     content: str
@@ -129,9 +127,14 @@ def decode_chunk(payload: bytes) -> UpstreamChunk:
     Raises:
         ChunkError: The payload is an error object, or no JSON object.
     """
-    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    try:
         (plain,) = _PLAIN.decode(payload).choices
-        return UpstreamChunk(plain.delta.content or "", None, None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _tolerantly(payload)
+    return UpstreamChunk(plain.delta.content or "", None, None)
+
+
+def _tolerantly(payload: bytes) -> UpstreamChunk:
     tree = decode_object(payload)
     choices = tree.get("choices")
     choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}

@@ -44,6 +44,9 @@ class SseDecoder:
         """
         if not data:
             return []
+        is_between = not (self._line or self._data or self._after_cr or self._first_line)
+        if is_between and self._is_plain_event(data):
+            return [data[6:-2]]
         whole = data.rfind(b"\n\n") + 2
         payloads = self._plain_events(data[:whole]) if whole > 1 else []
         if payloads:
@@ -66,6 +69,11 @@ class SseDecoder:
         for _ in range(2):
             self._end_line(payloads)
         return payloads
+
+    def _is_plain_event(self, data: bytes) -> bool:
+        """Whether these bytes are one event of one data line, as nearly all that come by themselves."""
+        ends = data.find(b"\n") == len(data) - 2 and data.endswith(b"\n")
+        return ends and data.startswith(b"data: ") and b"\r" not in data and len(data) <= self._limit
 
     def _plain_events(self, data: bytes) -> list[bytes]:
         """The payloads of whole events of one data line each, as most servers send them; none for others."""
