@@ -252,8 +252,11 @@ class Attempts:
         Raises:
             Exception: Whatever a listener raised.
         """
-        with anyio.CancelScope(deadline=until):
+        if until == math.inf:
             await self._came.wait()
+        else:
+            with anyio.CancelScope(deadline=until):
+                await self._came.wait()
         came = self._came.is_set()
         self._came = anyio.Event()
         if self._fault is not None:
@@ -289,22 +292,22 @@ class Attempts:
         except Exception as error:
             self._tell(error)
 
-    async def _until_wanted(self, attempt: LiveAttempt) -> bool:
-        """Wait before more is asked for: for the race to go on, or for a slow client; whether it had to.
+    def _must_wait(self, attempt: LiveAttempt) -> bool:
+        """Whether to wait before more is asked for: for the race to go on, or for a slow client.
 
-        An attempt that was let go ends here, even where its endpoint never waits.
+        An attempt that was let go ends there, even where its endpoint never waits.
         """
+        return self._listener is None or attempt.let_go or self._listener.must_wait(attempt)
+
+    async def _until_wanted(self, attempt: LiveAttempt) -> None:
         if self._listener is None or attempt.let_go:
             await anyio.lowlevel.checkpoint()
-        elif self._listener.must_wait(attempt):
-            try:
-                await self._listener.room()
-            except Exception as error:
-                self._tell(error)
-                await anyio.sleep_forever()  # until whoever was told ends the attempts
-        else:
-            return False
-        return True
+            return
+        try:
+            await self._listener.room()
+        except Exception as error:
+            self._tell(error)
+            await anyio.sleep_forever()  # until whoever was told ends the attempts
 
     def _tell(self, fault: Exception) -> None:
         """Tell whoever waits for news what a listener raised; the attempt has no part in it."""
@@ -331,7 +334,10 @@ class Attempts:
                         at = self._now()
                         attempt.note(event, asked_at, at)
                         self._pass(attempt, event, at)
-                        asked_at = self._now() if await self._until_wanted(attempt) else at
+                        asked_at = at
+                        if self._must_wait(attempt):
+                            await self._until_wanted(attempt)
+                            asked_at = self._now()
                 if attempt.finish is None:
                     raise _broke(attempt, "the stream ended without a finish")
             except EndpointError as error:

@@ -89,6 +89,8 @@ class Delivery:
         for event in lead.events:
             if self.state not in FINAL:
                 self._from_source(event, anyio.current_time())
+        for loser in lead.losers:
+            loser.cancel()
         self.attempts.listen(self)
         while self.state not in FINAL:
             if not await self.attempts.news(self._due_at) and self._due_at <= anyio.current_time():
@@ -184,7 +186,9 @@ class Delivery:
 
     def _moves_before(self, following: Piece, at: float) -> bool:
         """Let another endpoint take over if the rest, from `following` on, should be generated there."""
-        if self.moves >= self.settings.max_moves or not self.successors.worth_weighing(self.source, at):
+        if self.moves >= self.settings.max_moves or self.written.reader.done_at is None:
+            return False  # before the first piece nothing is unread that could hide a move
+        if not self.successors.worth_weighing(self.source, at):
             return False
         if following.extra is not None:  # nobody can be asked to go on with that
             return False
@@ -419,12 +423,8 @@ class Delivery:
             self._write(piece, anyio.current_time())
 
     def _write(self, piece: Piece, at: float) -> None:
-        """Deliver a piece that came at this moment; nothing comes behind a stop string."""
-        if not self.written.stopped:
-            self.written.write(self.source, piece, at)
-            self._end_if_stopped()
-
-    def _end_if_stopped(self) -> None:
+        """Deliver a piece that came at this moment."""
+        self.written.write(self.source, piece, at)
         if self.written.stopped and self.state is State.STREAMING:
             self.source.cancel()
             self._finish_at_source(FinishReason.STOP)

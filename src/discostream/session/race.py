@@ -30,15 +30,17 @@ class Lead:
     Attributes:
         events: Its pieces up to the first content; or no text and a `Finish`, when nobody had more to say.
         failures: What the attempts that failed on the way died of, the first one first.
+        losers: The others, to be cancelled once the winner's words are on their way.
     """
 
     winner: LiveAttempt
     events: tuple[Piece | Finish, ...]
     failures: tuple[EndpointError, ...]
+    losers: tuple[LiveAttempt, ...]
 
 
 async def race(plan: Plan, request: Request, attempts: Attempts) -> Lead:
-    """Run the plan until one attempt brings content; the others are cancelled.
+    """Run the plan until one attempt brings content.
 
     Raises:
         AllEndpointsFailed: Every endpoint of the plan was tried, and none brought an answer.
@@ -99,7 +101,5 @@ def _crown(
     winner.won = True
     if winner.error is None:  # else it broke before anybody heard what it had said
         winner.outcome = AttemptOutcome.WON
-    for attempt in said:
-        if attempt is not winner:
-            attempt.cancel()
-    return Lead(winner, tuple(said[winner]), tuple(failures))
+    losers = tuple(attempt for attempt in said if attempt is not winner)
+    return Lead(winner, tuple(said[winner]), tuple(failures), losers)

@@ -105,13 +105,15 @@ class Written:
         self.textless_tokens = 0
 
     def write(self, attempt: LiveAttempt, piece: Piece, at: float) -> None:
-        """Add one piece of an attempt, at this moment."""
+        """Add one piece of an attempt, at this moment; nothing comes behind a stop string."""
+        if self.stops.stopped:
+            return
         self.last_at = at
         self.tokens += piece.tokens
         self.reader = self.reader.deliver(at, piece.tokens)
         self.textless_tokens += piece.tokens
-        if piece.text or piece.extra is None:
-            self._keep_ids(piece)
+        if self.token_ids is not None and (piece.text or piece.extra is None):
+            self._keep_ids(self.token_ids, piece)
         if piece.extra is None and piece.text and self.stops.idle:  # as nearly every one
             tokens, self.textless_tokens = self.textless_tokens, 0
             self.text += piece.text
@@ -149,10 +151,10 @@ class Written:
             chars -= len(text)
             self.outlet.put(text, tokens, attempt.endpoint.name, at, extra)
 
-    def _keep_ids(self, piece: Piece) -> None:
-        if self.token_ids is None or piece.token_ids is None:
+    def _keep_ids(self, known: list[int], piece: Piece) -> None:
+        if piece.token_ids is None:
             self.token_ids = None
             return
-        self.token_ids.extend(piece.token_ids)
+        known.extend(piece.token_ids)
         if piece.text:
-            self.whole_ids = len(self.token_ids)
+            self.whole_ids = len(known)

@@ -44,12 +44,13 @@ class SseDecoder:
         """
         if not data:
             return []
-        is_between = not (self._line or self._data or self._after_cr or self._first_line)
-        if is_between and self._is_plain_event(data):
+        if not (self._line or self._data or self._after_cr) and self._is_plain_event(data):
+            self._first_line = False
             return [data[6:-2]]
         whole = data.rfind(b"\n\n") + 2
         payloads = self._plain_events(data[:whole]) if whole > 1 else []
         if payloads:
+            self._first_line = False
             data = data[whole:]
         if self._after_cr and data.startswith(b"\n"):
             data = data[1:]
@@ -77,7 +78,7 @@ class SseDecoder:
 
     def _plain_events(self, data: bytes) -> list[bytes]:
         """The payloads of whole events of one data line each, as most servers send them; none for others."""
-        if self._data or self._after_cr or self._first_line or b"\r" in data:
+        if self._data or self._after_cr or b"\r" in data:
             return []
         events = (bytes(self._line) + data)[:-2].split(b"\n\n")
         for event in events:
