@@ -22,6 +22,8 @@ PAGES: Final = {
     "/": ("index.html", "text/html"),
     "/playground.css": ("playground.css", "text/css"),
     "/playground.js": ("playground.js", "text/javascript"),
+    "/plan-strip.css": ("plan-strip.css", "text/css"),
+    "/plan-strip.js": ("plan-strip.js", "text/javascript"),
 }
 """The files that browsers get by path, and what they are. They hold no secret, so they need no key."""
 
