@@ -481,7 +481,7 @@ function slide() {
 }
 
 function asSet() {
-  pad.share = null;
+  pad.share = pad.plan = null; // what the settings' share comes to is yet to be asked
   $("share").focus();
   chosen();
 }
