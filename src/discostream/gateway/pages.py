@@ -12,9 +12,11 @@ from aiohttp.typedefs import Handler
 
 from discostream.checks import KIND_NEEDED
 from discostream.core.plugins import policy_names
+from discostream.core.policies import FIXED_POLICIES
 from discostream.endpoints.base import Endpoint
 from discostream.gateway.chat import DISCO
 from discostream.library import Disco
+from discostream.session.models import VIRTUAL
 
 __all__ = ["PAGES", "page_routes"]
 
@@ -22,6 +24,8 @@ PAGES: Final = {
     "/": ("index.html", "text/html"),
     "/playground.css": ("playground.css", "text/css"),
     "/playground.js": ("playground.js", "text/javascript"),
+    "/plan-strip.css": ("plan-strip.css", "text/css"),
+    "/plan-strip.js": ("plan-strip.js", "text/javascript"),
 }
 """The files that browsers get by path, and what they are. They hold no secret, so they need no key."""
 
@@ -65,11 +69,16 @@ async def _facts(http: web.Request) -> web.Response:
 
 
 def _facts_of(disco: Disco) -> dict[str, object]:
-    """What the page shows of the settings: endpoints, prices, policies, and how fast answers are read."""
+    """What the page shows of the settings: endpoints, prices, models, policies, and the reader's pace."""
     return {
         "consumption_tokens_per_s": disco.settings.migration.consumption_tokens_per_s,
         "policy": disco.settings.policy.name,
         "policies": _policies(disco),
+        "sharing_policies": [name for name in _policies(disco) if name not in FIXED_POLICIES],
+        "virtual_models": {
+            name: {"policy": choice.policy, "private": choice.private or disco.settings.policy.private}
+            for name, choice in VIRTUAL.items()
+        },
         "endpoints": [_facts_of_endpoint(endpoint) for endpoint in disco.endpoints.values()],
     }
 
