@@ -209,11 +209,13 @@ REPETITIVE = {
 
 @pytest.mark.parametrize("text", REPETITIVE.values(), ids=REPETITIVE)
 def test_what_repeats_itself_may_go_on_doing_so(text):
-    """Wherever such a text is cut, all of what the source would have said too gets through."""
+    """Wherever such a text is cut, all of what the source goes on to say, too, gets through."""
     words = re.findall(r"\s*\S+", text)
     for at in range(1, len(words) - 1):
         sent, rest = "".join(words[:at]), words[at:]
-        assert heard(Proof(sent, following=rest[0]), "".join(rest), size=1) == "".join(rest)
+        proof = Proof(sent, following=rest[0])
+        proof.follow("".join(rest[1:6]))
+        assert heard(proof, "".join(rest), size=1) == "".join(rest)
 
 
 def test_what_was_said_twice_may_be_said_again():
@@ -271,6 +273,23 @@ def test_a_short_echo_is_told_by_what_the_source_said_next(sent):
     assert heard(Proof(sent, following=f" {sent}"), f" {sent} again") == f" {sent} again"
     assert heard(Proof("The", following=" cat"), " Theory") == " Theory"
     assert heard(Proof("#", following="\n"), "\n# Two") == "\n# Two"
+
+
+def test_an_echo_that_begins_as_the_source_went_on_is_one():
+    """That the source's next word is the answer's first says little: an echo is told by what it says then."""
+    sent = "End of the first, end of the second,"
+    echoing = Proof(sent, following=" End")
+    echoing.follow(" of the third")
+    assert heard(echoing, f" {sent} End of the third.", size=4) == " End of the third."
+    assert heard(Proof(sent, following=" End"), " Ends meet.", size=4) == " Ends meet."
+
+
+def test_a_refrain_that_the_source_began_as_well_goes_on():
+    """Where the source has said more of a repetition than an echo's length, the target's is no echo."""
+    sent = "Row, row, row your boat,"
+    singing = Proof(sent, following=" Row,")
+    singing.follow(" row, row your")
+    assert heard(singing, f" {sent} again", size=4) == f" {sent} again"
 
 
 def test_agreeing_is_told_from_silence():

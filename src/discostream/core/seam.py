@@ -154,9 +154,14 @@ class Proof:
         self._sent = sent
         self._overlap = overlap
         self._following = following
+        self._source_said = following
         self._said = ""
         self.given = False
         self.agreed = False
+
+    def follow(self, text: str) -> None:
+        """Take note of more that the source has said meanwhile."""
+        self._source_said += text
 
     def feed(self, text: str) -> str:
         """What may be delivered now that the target has said `text`; nothing while that is not known.
@@ -178,8 +183,8 @@ class Proof:
         return "" if self.given else self._judged(over=True)
 
     def _judged(self, *, over: bool) -> str:
-        if self._next_word and self._said.startswith(self._next_word):
-            self.given = True  # as the source itself went on, be it a repetition
+        if self._next_word and self._agrees_with_source():
+            self.given = True
             return self._said
         news = self._behind_echo(over=over)
         news = None if news is None else self._behind_overlap(news, over=over)
@@ -188,6 +193,17 @@ class Proof:
             return ""  # blanks alone are no proof: whoever has nothing to say may begin with a new line
         self.given = True
         return self._joined(news)
+
+    def _agrees_with_source(self) -> bool:
+        """Whether the target goes on as the source itself did, be it with a repetition.
+
+        Where that may be an echo, their first letters are not enough: many an answer comes back to its first
+        word.
+        """
+        sent, head = self._sent.lstrip(), self._said.lstrip()
+        if not (sent.startswith(head) or head.startswith(sent)):
+            return self._said.startswith(self._next_word)
+        return len(_beginning(self._source_said.lstrip(), head)) >= min(len(sent), ECHO_CHARS)
 
     @property
     def _next_word(self) -> str:

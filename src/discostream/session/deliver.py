@@ -147,8 +147,9 @@ class Delivery:
         self.pulse = self.pulse.beat(at)
         self.listening_until = self.pulse.silent_at
         match report:
-            case Piece() if self.state is State.PREPARING:
+            case Piece() if self.state is State.PREPARING and self.target is not None:
                 self.held.append(report)
+                self.target.follow(report)
             case Piece():
                 if self.state is State.HEDGING:
                     self._signal(Signal.SOURCE_SPOKE)

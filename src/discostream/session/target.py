@@ -44,6 +44,11 @@ class Target:
         """Whether it has said the end of the answer just as it was."""
         return self.proof is not None and self.proof.agreed
 
+    def follow(self, piece: Piece) -> None:
+        """Take note of more that the source has said meanwhile."""
+        if self.proof is not None:
+            self.proof.follow(piece.text)
+
     def hear(self, piece: Piece) -> Piece | None:
         """What can be delivered now that `piece` has come; `None` while that is not known.
 
