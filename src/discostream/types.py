@@ -1,4 +1,4 @@
-"""Frozen values that every layer shares. Those that are made for every token are made in C.
+"""Frozen values that every layer shares. Those that are made often are made in C.
 
 Times are seconds of one process's monotonic clock (`_at`) or spans of it (`_s`).
 """
@@ -113,8 +113,7 @@ class Message:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class Sampling(Struct, frozen=True, kw_only=True):
     """How tokens are drawn; `None` leaves the endpoint's own default."""
 
     temperature: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from statistics import NormalDist, median
 from typing import Any
 
@@ -194,7 +194,7 @@ class DeviceTtft:
             probability: The share.
         """
         slope, constant = self.line()
-        above = NormalDist().inv_cdf(probability) * self.spread_s
+        above = _above_mean(probability) * self.spread_s
         return np.maximum(np.multiply(slope, prompt_tokens) + (constant + above), 0.0)
 
     @property
@@ -228,6 +228,12 @@ class DeviceTtft:
         for tokens, seconds in since:
             fit = fit._fitted(tokens, seconds)
         return replace(fit, recent=since, changes=self.changes + 1)
+
+
+@lru_cache(maxsize=16)
+def _above_mean(probability: float) -> float:
+    """How many standard deviations above the mean this share of normal values stays below."""
+    return NormalDist().inv_cdf(probability)
 
 
 def _with_one_more(information: tuple[float, float, float], tokens: float) -> tuple[float, float, float]:

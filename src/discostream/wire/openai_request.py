@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from msgspec import Raw
+from msgspec.structs import asdict
 
 from discostream.types import Message, Prefix, Request
 
