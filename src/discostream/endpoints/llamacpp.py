@@ -15,6 +15,7 @@ import anyio.from_thread
 import anyio.to_thread
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
@@ -38,7 +39,6 @@ from discostream.types import (
     Prefix,
     Prompt,
     Request,
-    Sampling,
 )
 from discostream.wire.openai_answer import AnswerReader
 from discostream.wire.openai_request import passed_fields, request_body
@@ -374,9 +374,7 @@ def _completion_body(request: Request, prompt: tuple[int, ...]) -> dict[str, Any
     after every batch of the prompt and so notices that the reader has gone. Without, it looks once a
     second, and not at all while other slots are busy.
     """
-    sampling = {
-        name: value for name in Sampling.__slots__ if (value := getattr(request.sampling, name)) is not None
-    }
+    sampling = {name: value for name, value in asdict(request.sampling).items() if value is not None}
     return {
         **passed_fields(request),
         "prompt": prompt,
