@@ -354,6 +354,7 @@ def _file(content_type: str, says: str) -> Schema:
 
 
 _NAME: Final = {"name": "name", "in": "path", "required": True, "schema": _WORD}
+_PART: Final = {**_NAME, "name": "part"}
 
 OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
     ("POST", "/v1/chat/completions"): _asks(
@@ -395,8 +396,12 @@ OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
         security=_KEY,
     ),
     ("GET", "/"): _file("text/html", "The playground, for browsers."),
-    ("GET", "/playground.css"): _file("text/css", "How it looks."),
-    ("GET", "/playground.js"): _file("text/javascript", "What it does."),
+    ("GET", "/dashboard"): _file("text/html", "The dashboard, for browsers."),
+    ("GET", "/dashboard/request"): _file("text/html", "The page of the request that the query names by `id`."),
+    ("GET", "/pages/{part}"): {
+        **_file("text/javascript", "A style sheet or script of these pages."),
+        "parameters": [_PART],
+    },
     ("GET", "/playground.json"): _shows(
         _gives(_named("Playground"), "It."), "What it shows of the settings.", security=_KEY
     ),
