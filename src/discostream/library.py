@@ -8,17 +8,14 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
-from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from discostream.config import (
@@ -30,41 +27,36 @@ from discostream.config import (
     load_settings,
 )
 from discostream.core.budget import Allowance, budgets_from, warning_of
+from discostream.core.cost import exchange_rate
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import (
     AllEndpointsFailed,
     ConfigError,
     EndpointError,
-    NotConnected,
     RequestRejected,
 )
 from discostream.ledger.queries import spent_since
-from discostream.ledger.store import Ledger, default_ledger_path
+from discostream.ledger.store import default_ledger_path
 from discostream.session.answer import Answer, begin
+from discostream.session.connection import FAILED, READY, STARTING, Connection
 from discostream.session.conversations import Conversations
 from discostream.session.embeddings import embedder_named
 from discostream.session.house import House, Surroundings, WhenSettled
 from discostream.session.knowledge import Knowledge
+from discostream.session.messages import Messages, as_fields, as_messages, refuse_broken_text
 from discostream.session.models import choice_of, refuse_taken_names
-from discostream.session.pins import pinned_by_needs, refuse_impossible_pins
+from discostream.session.pins import pinned_by_needs, refuse_impossible_pins, refuse_impossible_plans
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Balance, Purse
-from discostream.types import PROBE, Kind, Message, Request, Sampling
-from discostream.wire.openai_schema import MAPPED_FIELDS, chat_message, needs_of, passed_on
+from discostream.session.standing import PlanInForce, Worth, foreseen
+from discostream.types import PROBE, Kind, Request, Sampling
+from discostream.wire.openai_schema import needs_of
 
 __all__ = ["FAILED", "READY", "STARTING", "Answer", "Disco", "connect"]
 
 log = logging.getLogger(__name__)
-
-Messages: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
-
-STARTING, READY, FAILED = "starting", "ready", "failed"
-"""How an endpoint stands; why one has failed is in the log, and in the next request's error."""
-
-CLOSING_S = 10.0
-"""How long an endpoint may take to close."""
 
 
 def connect(source: Settings | str | os.PathLike[str] | None = None, *, seed: int | None = None) -> Disco:
@@ -109,9 +101,10 @@ class Disco:
         self._battery_wh = settings.cost.battery_wh or battery_wh()
         self._purse = Purse(budgets_from(settings, self._battery_wh))
         self._planner = self._plan_under(settings)
+        self._worth = Worth(settings.policy)
         self._running: Counter[str] = Counter()
         self.on_settled: list[WhenSettled] = []
-        self._connection = _Connection()
+        self._connection = Connection()
 
     async def __aenter__(self) -> Disco:
         ledger_path = self.settings.ledger.path or default_ledger_path()
@@ -159,13 +152,69 @@ class Disco:
 
     @property
     def balances(self) -> tuple[Balance, ...]:
-        """How every budget stands."""
-        return self._purse.balances()
+        """How every budget stands; shadow prices as they were last asked for (`appraise`)."""
+        allowances = {each.budget: each for each in self._planner.allowances}
+        return tuple(
+            dataclasses.replace(
+                balance,
+                allowance=allowances.get(balance.budget.name),
+                shadow_price_s_per_unit=self._worth.latest.get(balance.budget.name),
+            )
+            for balance in self._purse.balances()
+        )
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
         """What the plans in force let an average request use of every budget."""
         return self._planner.allowances
+
+    @property
+    def charge(self) -> float | None:
+        """How full the battery is that the machine runs on, in [0, 1]; `None` from a socket."""
+        return self._power.charge()
+
+    @property
+    def usd_per_joule(self) -> float:
+        """The exchange rate of this moment."""
+        return exchange_rate(self.settings.cost, self.charge)
+
+    async def appraise(self) -> tuple[Balance, ...]:
+        """How every budget stands, with what one more unit of it would buy under the plan in force.
+
+        That takes some 40 ms in a thread, once for every plan.
+        """
+        if self._planner.latest is not None:
+            await self._worth.of(self._planner.latest)
+        return self.balances
+
+    async def plan_in_force(self, policy: str | None = None, share: float | None = None) -> PlanInForce:
+        """The plan that the next request goes by; with a policy or a share, the one that this would have now.
+
+        Nothing is changed by asking.
+
+        Args:
+            policy: As in `stream`.
+            share: Likewise.
+
+        Raises:
+            RequestRejected: The policy or the share cannot be had here.
+            ConfigError: The policy makes no plan.
+        """
+        refuse_impossible_plans(policy, share, self.endpoints, self.settings.policy)
+        planner = self._planner.foreseeing(policy, share)
+        await planner.ready(anyio.current_time())
+        outlook = planner.latest
+        assert outlook is not None
+        rows, forecast = await anyio.to_thread.run_sync(foreseen, outlook, planner.settings)
+        return PlanInForce(
+            planner.settings,
+            outlook,
+            planner.planned,
+            rows,
+            forecast,
+            {name: self._knowledge.experience(name) for name in self.endpoints},
+            self._knowledge.chars_per_token,
+        )
 
     def expect_prompts(self, chars: Sequence[int]) -> None:
         """Plan for prompts of so many characters until more is seen, not for a public service's chats."""
@@ -195,6 +244,7 @@ class Disco:
         other.settings = settings
         other._purse = self._purse.under(budgets_from(settings, self._battery_wh))
         other._planner = other._plan_under(settings)
+        other._worth = Worth(settings.policy)
         return other
 
     def _plan_under(self, settings: Settings) -> Planner:
@@ -215,6 +265,7 @@ class Disco:
         frequency_penalty: float | None = None,
         extra_body: Mapping[str, Any] | None = None,
         policy: str | None = None,
+        share: float | None = None,
         private: bool = False,
         migrate: bool = True,
         rescue: bool = True,
@@ -236,6 +287,7 @@ class Disco:
             frequency_penalty: Against words by how often they occurred.
             extra_body: Whatever else OpenAI's API or an endpoint understands, such as `{"tools": […]}`.
             policy: The policy to plan this request by; the model's or the settings' own when left out.
+            share: The `policy.share` to plan it by, in place of the settings' own; budgets hold all the same.
             private: Whether it must never leave the device.
             migrate: Whether the answer may move to save cost.
             rescue: Whether another endpoint may go on with it when its stream breaks or falls silent.
@@ -243,7 +295,7 @@ class Disco:
         Raises:
             RequestRejected: There is no message, one is not a message or not Unicode, there is no such
                 model, `max_tokens` is not positive, `extra_body` repeats an argument, or what is asked of
-                the policy, of privacy or of endpoints cannot be had.
+                the policy, of a share, of privacy or of endpoints cannot be had.
             NotConnected: Outside of `async with`.
         """
         if max_tokens is not None and max_tokens < 1:
@@ -256,7 +308,7 @@ class Disco:
             presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty,
         )
-        turns, fields = _as_messages(messages), _as_fields(extra_body or {})
+        turns, fields = as_messages(messages), as_fields(extra_body or {})
         request = Request(
             messages=turns,
             arrived_at=anyio.current_time(),
@@ -269,6 +321,7 @@ class Disco:
             migrate=migrate,
             rescue=rescue,
             policy=policy,
+            share=share,
             private=private,
         )
         return self.submit(choice_of(model, self.endpoints).applied(request))
@@ -281,7 +334,7 @@ class Disco:
                 its policy, its privacy or what it needs of an endpoint cannot be had.
             NotConnected: Outside of `async with`.
         """
-        _refuse_broken_text(request.messages)
+        refuse_broken_text(request.messages)
         if self.settings.policy.private and not (request.policy == PROBE and request.endpoint):
             request = dataclasses.replace(request, private=True)
         refuse_impossible_pins(request, self.endpoints, self.settings.policy)
@@ -328,98 +381,9 @@ class Disco:
             raise AllEndpointsFailed([error]) from error
 
 
-class _Connection:
-    """What is open between entering and leaving: the ledger, and the tasks of all answers."""
-
-    def __init__(self) -> None:
-        self._stack = AsyncExitStack()
-        self._tasks: TaskGroup | None = None
-        self._ledger: Ledger | None = None
-        self.standing: dict[str, str] = {}
-
-    async def open(self, ledger_path: str | Path, endpoints: Iterable[Endpoint]) -> None:
-        self._ledger = Ledger(ledger_path)
-        self._stack.callback(self._ledger.close)
-        for endpoint in endpoints:
-            self._stack.push_async_callback(_close_quietly, endpoint)
-        self._tasks = await anyio.create_task_group().__aenter__()
-        for endpoint in endpoints:
-            self._tasks.start_soon(self._prepare, endpoint)
-
-    async def close(self) -> None:
-        tasks, self._tasks = self._tasks, None
-        assert tasks is not None
-        # The caller's own error passes by the task group, which would wrap it in an exception group.
-        tasks.cancel_scope.cancel()
-        try:
-            await tasks.__aexit__(None, None, None)
-        finally:
-            await self._stack.aclose()
-
-    async def _prepare(self, endpoint: Endpoint) -> None:
-        self.standing[endpoint.name] = STARTING
-        try:
-            await endpoint.prepare()
-        except Exception as error:
-            self.standing[endpoint.name] = FAILED
-            if isinstance(error, EndpointError):
-                log.warning("%s", error)
-            else:
-                log.exception("%r: prepare raised what it should have translated", endpoint)
-        else:
-            self.standing[endpoint.name] = READY
-
-    def require_open(self) -> tuple[TaskGroup, Ledger]:
-        if self._tasks is None or self._ledger is None:
-            raise NotConnected("not connected: use it inside `async with discostream.connect(...)`")
-        return self._tasks, self._ledger
-
-
-async def _close_quietly(endpoint: Endpoint) -> None:
-    with anyio.move_on_after(CLOSING_S, shield=True):
-        try:
-            await endpoint.aclose()
-        except Exception:
-            log.exception("%r could not be closed", endpoint)
-
-
 def _refuse_missing_kind(policy: PolicySettings, endpoints: Mapping[str, Endpoint]) -> None:
     needed = {"server-only": Kind.SERVER, "device-only": Kind.DEVICE}.get(policy.name)
     if not endpoints:
         raise ConfigError("endpoint: there is none; add an [[endpoint]] table")
     if needed and all(endpoint.kind is not needed for endpoint in endpoints.values()):
         raise ConfigError(f"policy.name = {policy.name!r}: needs an endpoint of kind {needed.value!r}")
-
-
-def _refuse_broken_text(messages: Sequence[Message]) -> None:
-    try:
-        for message in messages:
-            message.content.encode()
-    except UnicodeEncodeError:
-        raise RequestRejected("messages: hold text that is not valid Unicode", param="messages") from None
-
-
-def _as_fields(extra_body: Mapping[str, Any]) -> dict[str, bytes]:
-    for name in extra_body:
-        if name in MAPPED_FIELDS:
-            raise RequestRejected(
-                f"extra_body: {name!r} does not belong there; `stream` has its own arguments", param=name
-            )
-    return passed_on(extra_body)
-
-
-def _as_messages(messages: Messages) -> tuple[Message, ...]:
-    if isinstance(messages, str):
-        return (Message("user", messages),)
-    if not messages:
-        raise RequestRejected("messages: there must be at least one", param="messages")
-    return tuple(
-        message if isinstance(message, Message) else _as_message(message, f"messages[{index}]")
-        for index, message in enumerate(messages)
-    )
-
-
-def _as_message(message: object, where: str) -> Message:
-    if not isinstance(message, Mapping):
-        raise RequestRejected(f'{where}: must be {{"role": text, "content": text}}', param=where)
-    return chat_message(message, where)

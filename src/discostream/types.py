@@ -140,6 +140,7 @@ class Request:
         rescue: Whether another endpoint may go on with it when its stream breaks or falls silent.
         endpoint: The one endpoint that may answer; `None` leaves the choice to the policy.
         policy: The policy to plan this request by; `None` is the one in the settings.
+        share: The `policy.share` to plan it by, in [0, 1]; `None` is the one in the settings.
         private: Whether it must never leave the device: no server is started, not even for a rescue.
         annotated: Whether the client is also told of each attempt that begins, by a piece without text.
     """
@@ -157,6 +158,7 @@ class Request:
     rescue: bool = True
     endpoint: str | None = None
     policy: str | None = None
+    share: float | None = None
     private: bool = False
     annotated: bool = False
 

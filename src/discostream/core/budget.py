@@ -172,12 +172,20 @@ class Allowance:
         budget: Its name.
         kind: Whose prompt tokens count, for a share; `None` for dollars and joules.
         per_request: b in [0, 1] for a share, otherwise dollars or joules a request.
+        untouched: What an untouched budget would allow each request of a whole window; `None` where nobody
+            follows spending.
     """
 
     budget: str
     resource: Resource
     kind: Kind | None
     per_request: float
+    untouched: float | None = None
+
+    @property
+    def multiplier(self) -> float | None:
+        """By how much spending so far has changed it: 1 is on course, less is saving; `None` without any."""
+        return self.per_request / self.untouched if self.untouched else None
 
 
 def budgets_from(settings: Settings, battery_wh: float | None = None) -> tuple[Budget, ...]:

@@ -37,6 +37,7 @@ from discostream.core.profile import EndpointProfile, Known, ServerTtft
 from discostream.types import Kind, Plan, Start
 
 __all__ = [
+    "FIXED_POLICIES",
     "NEVER",
     "STANDBY",
     "PlanTable",
@@ -54,6 +55,9 @@ __all__ = [
 ]
 
 Floats: TypeAlias = NDArray[np.float64]
+
+FIXED_POLICIES = frozenset({"cheap", "device-only", "fast", "offsets", "server-only"})
+"""Those that start what they name, whatever a share says."""
 
 HALVINGS = 12
 """How often the range of b is halved in search of what a budget allows: to 1/4096."""

@@ -29,6 +29,7 @@ from discostream.gateway.limits import (
 from discostream.gateway.metrics import CONTENT_TYPE, Metrics
 from discostream.gateway.openapi import document
 from discostream.gateway.pages import page_routes
+from discostream.gateway.plan import plan_routes
 from discostream.library import READY, Disco, connect
 from discostream.session.models import choice_of, model_names
 from discostream.wire.openai_schema import encode_model, encode_models
@@ -116,6 +117,7 @@ def build_app(disco: Disco) -> web.Application:
             web.get("/metrics", _metrics),
             web.get("/openapi.json", _openapi),
             *page_routes(),
+            *plan_routes(),
         ]
     )
     return app

@@ -16,7 +16,7 @@ from discostream.gateway.errors import describe
 from discostream.library import Disco
 from discostream.session.answer import Answer
 from discostream.session.models import choice_of
-from discostream.session.pins import refuse_unknown_policy
+from discostream.session.pins import refuse_unknown_policy, share_in
 from discostream.types import Delivered, Outcome
 from discostream.wire.openai_reply import PieceEncoder, annotating, chunk_encoder, encode_answer
 from discostream.wire.openai_schema import Call, decode_chat_request, decode_completion_request
@@ -28,6 +28,7 @@ DISCO = web.AppKey("disco", Disco)
 REQUEST_ID = web.RequestKey("request_id", str)
 
 POLICY_HEADER = "x-disco-policy"
+SHARE_HEADER = "x-disco-share"
 PRIVATE_HEADER = "x-disco-private"
 MIGRATE_HEADER = "x-disco-migrate"
 RESCUE_HEADER = "x-disco-rescue"
@@ -61,6 +62,7 @@ async def _answered(http: web.Request, call: Call) -> web.StreamResponse:
     request = replace(
         call.request,
         policy=_policy_of(http),
+        share=_share_of(http),
         private=asks_for_privacy(http),
         migrate="false" not in _said(http, MIGRATE_HEADER),
         rescue="false" not in _said(http, RESCUE_HEADER),
@@ -90,6 +92,12 @@ def _policy_of(http: web.Request) -> str | None:
     if name is not None:
         refuse_unknown_policy(name, POLICY_HEADER)
     return name
+
+
+def _share_of(http: web.Request) -> float | None:
+    """The share that the client asks for; `None` where it leaves that to the settings."""
+    said = http.headers.get(SHARE_HEADER)
+    return None if said is None else share_in(said, SHARE_HEADER)
 
 
 def _said(http: web.Request, header: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from discostream.core.budget import Resource, Window
 from discostream.session.models import VIRTUAL
 from discostream.types import Feature, FinishReason, Kind
 from discostream.wire.openai_schema import DEFAULT_MODEL
@@ -83,11 +84,17 @@ def _header(name: str, says: str, schema: Schema) -> Schema:
     return {"name": name, "in": "header", "description": says, "schema": schema}
 
 
+def _query(name: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "query", "schema": schema}
+
+
 _TEXT: Final[Schema] = {"type": "string"}
 _ANY: Final[Schema] = {}
 _FLAG: Final[Schema] = {"type": "boolean"}
+_KIND: Final[Schema] = {"enum": [kind.value for kind in Kind]}
 _TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
 _NUMBER: Final[Schema] = {"type": "number"}
+_SHARE: Final[Schema] = {"type": "number", "minimum": 0, "maximum": 1}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _LIMIT: Final[Schema] = _some({"type": "integer", "minimum": 1, "maximum": 2**31 - 1})
 _PENALTY: Final[Schema] = _some({"type": "number", "minimum": -2, "maximum": 2})
@@ -298,13 +305,78 @@ SCHEMAS: Final[Schema] = {
             _object(
                 "name kind model prompt_usd_per_mtok completion_usd_per_mtok decode_joules_per_token",
                 name=_TEXT,
-                kind={"enum": [kind.value for kind in Kind]},
+                kind=_KIND,
                 model=_TEXT,
                 prompt_usd_per_mtok=_NUMBER,
                 completion_usd_per_mtok=_NUMBER,
                 decode_joules_per_token=_NUMBER,
             )
         ),
+    ),
+    "Plan": _object(
+        "policy share of made_at requests_since endpoints rows prompt_tokens answer_tokens chars_per_token "
+        "forecast profiles",
+        policy=_TEXT,
+        share=_some(_SHARE),
+        of=_some(_KIND),
+        made_at=_TEXT,
+        requests_since=_COUNT,
+        endpoints=_list(_TEXT),
+        rows=_list(
+            _object(
+                "longest_tokens actions",
+                longest_tokens=_some(_COUNT),
+                actions=_list(_object("weight starts", weight=_SHARE, starts=_list(_named("Start")))),
+            )
+        ),
+        prompt_tokens=_named("Lengths"),
+        answer_tokens=_named("Lengths"),
+        chars_per_token=_NUMBER,
+        forecast=_object("mean_ttft_s p99_ttft_s", mean_ttft_s=_NUMBER, p99_ttft_s=_some(_NUMBER)),
+        profiles=_list(
+            _object(
+                "endpoint kind attempts_seen newest_at ttft_s s_per_prompt_token decode_tokens_per_s "
+                "prompt_usd_per_mtok completion_usd_per_mtok prefill_joules_per_token "
+                "decode_joules_per_token slots",
+                endpoint=_TEXT,
+                kind=_KIND,
+                attempts_seen=_COUNT,
+                newest_at=_some(_TEXT),
+                ttft_s=_object("p50 p90 p99", p50=_some(_NUMBER), p90=_some(_NUMBER), p99=_some(_NUMBER)),
+                s_per_prompt_token=_some(_NUMBER),
+                decode_tokens_per_s=_NUMBER,
+                prompt_usd_per_mtok=_NUMBER,
+                completion_usd_per_mtok=_NUMBER,
+                prefill_joules_per_token=_NUMBER,
+                decode_joules_per_token=_NUMBER,
+                slots=_some(_COUNT),
+            )
+        ),
+    ),
+    "Start": _object("endpoint offset_s", endpoint=_TEXT, offset_s=_some(_NUMBER)),
+    "Lengths": _object("p10 p50 p90 p99", p10=_NUMBER, p50=_NUMBER, p90=_NUMBER, p99=_NUMBER),
+    "Budgets": _object(
+        "budgets usd_per_joule battery_charge",
+        budgets=_list(
+            _object(
+                "name resource of amount hard per renews_at spent held allowance_per_request multiplier "
+                "shadow_price_s_per_unit",
+                name=_TEXT,
+                resource={"enum": [resource.value for resource in Resource]},
+                of=_some(_KIND),
+                amount=_NUMBER,
+                hard=_FLAG,
+                per=_some({"enum": [window.value for window in Window]}),
+                renews_at=_some(_TEXT),
+                spent=_NUMBER,
+                held=_NUMBER,
+                allowance_per_request=_some(_NUMBER),
+                multiplier=_some(_NUMBER),
+                shadow_price_s_per_unit=_some(_NUMBER),
+            )
+        ),
+        usd_per_joule=_NUMBER,
+        battery_charge=_some(_NUMBER),
     ),
     "Standing": _object(
         "status endpoints",
@@ -321,6 +393,11 @@ _PRIVATE: Final = _header("x-disco-private", "Never leave the device.", _TRUTH)
 _WISHES: Final = [
     _ID,
     _header("x-disco-policy", "Plan by another policy.", _POLICY),
+    _header(
+        "x-disco-share",
+        "Plan as if `policy.share` were this; policies that know no share refuse it.",
+        _SHARE,
+    ),
     _PRIVATE,
     _header("x-disco-migrate", "Whether the answer may move for cost.", _TRUTH),
     _header("x-disco-rescue", "Whether another endpoint may go on when its stream breaks.", _TRUTH),
@@ -404,6 +481,15 @@ OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
     },
     ("GET", "/playground.json"): _shows(
         _gives(_named("Playground"), "It."), "What it shows of the settings.", security=_KEY
+    ),
+    ("GET", "/dashboard/api/plan"): _shows(
+        _gives(_named("Plan"), "It."),
+        "Who starts when by prompt length, and what that rests on; under another policy or share, if asked.",
+        security=_KEY,
+        parameters=[_query("policy", _POLICY), _query("share", _SHARE)],
+    ),
+    ("GET", "/dashboard/api/budgets"): _shows(
+        _gives(_named("Budgets"), "They."), "How every budget stands, and what it is worth.", security=_KEY
     ),
     ("GET", "/openapi.json"): _shows(_gives({"type": "object"}, "It."), "This document."),
 }

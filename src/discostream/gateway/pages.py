@@ -31,6 +31,8 @@ _PARTS: Final = (
     "lanes.js",
     "looks.js",
     "overview.js",
+    "plan-strip.css",
+    "plan-strip.js",
     "plan.js",
     "playground.css",
     "playground.js",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+import msgspec
+
 from discostream.checks import KIND_NEEDED
-from discostream.config import PolicySettings, suggest
+from discostream.config import PolicySettings, Share, suggest
 from discostream.core.plugins import policy_names
+from discostream.core.policies import FIXED_POLICIES
 from discostream.endpoints.base import Endpoint
 from discostream.errors import AllEndpointsFailed, RequestRejected
 from discostream.types import PROBE, Feature, Kind, Plan, Request, Start
@@ -18,7 +21,9 @@ __all__ = [
     "narrowed",
     "pinned_by_needs",
     "refuse_impossible_pins",
+    "refuse_impossible_plans",
     "refuse_unknown_policy",
+    "share_in",
 ]
 
 PINNING = {
@@ -49,6 +54,9 @@ def refuse_impossible_pins(
     if request.policy is not None and not (request.policy == PROBE and request.endpoint):
         _refuse_impossible_policy(request.policy, endpoints, settings)
         _refuse_contradicting_model(request, request.policy, endpoints)
+    if request.share is not None:
+        policy = None if request.endpoint else request.policy or settings.name
+        _refuse_impossible_share(request.share, policy)
     if request.private:
         _refuse_impossible_privacy(request, endpoints)
     if request.needs:
@@ -64,6 +72,48 @@ def refuse_unknown_policy(name: str, field: str) -> None:
     if name not in policy_names():
         raise RequestRejected(
             f"`{field}`: there is no policy {name!r}; {suggest(name, policy_names())}", param=field
+        )
+
+
+def refuse_impossible_plans(
+    policy: str | None, share: float | None, endpoints: Mapping[str, Endpoint], settings: PolicySettings
+) -> None:
+    """Refuse a policy that cannot be had here, and a share that it could not be planned by.
+
+    Raises:
+        RequestRejected: Naming what was asked, and what would be right.
+    """
+    if policy is not None:
+        _refuse_impossible_policy(policy, endpoints, settings)
+    if share is not None:
+        _refuse_impossible_share(share, policy or settings.name)
+
+
+def share_in(said: str, field: str) -> float:
+    """The share that is written in `field`.
+
+    Raises:
+        RequestRejected: It is not a number from 0 to 1.
+    """
+    try:
+        return msgspec.convert(said, Share, strict=False)
+    except msgspec.ValidationError:
+        raise _no_share(said, field) from None
+
+
+def _no_share(said: object, field: str) -> RequestRejected:
+    return RequestRejected(f"`{field}`: {said!r} is not a number from 0 to 1, such as 0.3", param=field)
+
+
+def _refuse_impossible_share(share: float, policy: str | None) -> None:
+    if not 0.0 <= share <= 1.0:
+        raise _no_share(share, "share")
+    if policy in FIXED_POLICIES:
+        knowing = ", ".join(name for name in policy_names() if name not in FIXED_POLICIES)
+        raise RequestRejected(
+            f"share = {share}: policy {policy!r} knows no share; name one that does ({knowing}), or leave "
+            f"the share out",
+            param="share",
         )
 
 

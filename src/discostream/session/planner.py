@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Protocol
 
+import anyio
+import anyio.to_thread
 import msgspec.structs
 import numpy as np
 
 from discostream.config import PolicySettings
-from discostream.core.budget import Allowance
+from discostream.core.budget import POLICY_SHARE, Allowance
 from discostream.core.plugins import load_policy
 from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, Known
@@ -29,6 +32,9 @@ REBUILD_AFTER = 32
 REBUILD_AFTER_S = 30.0
 """Seconds after which it is: budgets, batteries and the age of observations do not wait for requests."""
 
+OTHERS = 16
+"""How many other planners are kept: clients name shares, of which there is no end."""
+
 
 class Source(Protocol):
     """Where a planner looks before it makes a table."""
@@ -42,10 +48,30 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """A snapshot of what is known, and the table that was made from it."""
+    """A snapshot of what is known, and the table that was made from it.
+
+    Attributes:
+        made_at_s: When that was (seconds since the epoch).
+    """
 
     known: Known
     table: PlanTable
+    made_at_s: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class _WithoutShare:
+    """The same source, but for `policy.share` and what was spent of it."""
+
+    source: Source
+
+    def known(self) -> Known:
+        known = self.source.known()
+        kept = tuple(each for each in known.allowances if each.budget != POLICY_SHARE)
+        return replace(known, allowances=kept)
+
+    def version(self) -> object:
+        return self.source.version()
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
@@ -79,34 +105,85 @@ class Planner:
         self._outlook: Outlook | None = None
         self._next: Outlook | None = None
         self._building = False
+        self._first = anyio.Lock()
         self._planned = 0
+        self._asked = 0
         self._made_at = 0.0
         self._made_from: object = None
-        self._others: dict[str, Planner] = {}
+        self._others: dict[tuple[str, float | None], Planner] = {}
+
+    @property
+    def latest(self) -> Outlook | None:
+        """What the next request is planned by; `None` before the first table."""
+        return self._next or self._outlook
+
+    @property
+    def planned(self) -> int:
+        """How many requests were planned by that."""
+        return 0 if self._next else self._planned
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:
         """What the latest table was made to spend; nothing before the first."""
-        latest = self._next or self._outlook
-        return () if latest is None else latest.known.allowances
+        return () if self.latest is None else self.latest.known.allowances
 
-    def under(self, policy: str | None) -> Planner:
-        """The planner for another policy with the same settings and source; this one for `None`.
+    def under(self, policy: str | None, share: float | None = None) -> Planner:
+        """The planner for another policy or share with the same source; this one where neither is another.
+
+        Those used least recently are forgotten.
 
         Raises:
             ConfigError: No such policy is installed.
         """
-        if policy is None or policy == self.settings.name:
+        key = policy or self.settings.name, share
+        if key == (self.settings.name, None):
             return self
-        if policy not in self._others:
-            settings = msgspec.structs.replace(self.settings, name=policy)
-            self._others[policy] = Planner(settings, self._source, self._seed, self._elsewhere)
-        return self._others[policy]
+        other = self._others.pop(key, None) or self.another(*key)
+        self._others[key] = other
+        if len(self._others) > OTHERS:
+            del self._others[next(iter(self._others))]
+        return other
+
+    def foreseeing(self, policy: str | None, share: float | None) -> Planner:
+        """One that plans as that `under` these would now, to be asked without a trace.
+
+        This one where neither is another, once it has a table.
+
+        Raises:
+            ConfigError: No such policy is installed.
+        """
+        policy = policy or self.settings.name
+        in_force = (policy, share) == (self.settings.name, None) and self.latest is not None
+        return self if in_force else self.another(policy, share)
+
+    def another(self, policy: str, share: float | None) -> Planner:
+        """A new planner for this policy and share.
+
+        A share of its own is planned by as it is: what was spent of the settings' one does not change it.
+
+        Raises:
+            ConfigError: No such policy is installed.
+        """
+        settings, source = msgspec.structs.replace(self.settings, name=policy), self._source
+        if share is not None:
+            settings, source = msgspec.structs.replace(settings, share=share), _WithoutShare(source)
+        return Planner(settings, source, self._seed, self._elsewhere)
 
     def prepare(self, at: float) -> None:
         """Begin to make the first table, so that the first request need not wait for it."""
         if self._outlook is None and not self._building:
             self._begin(at)
+
+    async def ready(self, at: float) -> None:
+        """Return once there is a table; the first is made in a thread, once for all who wait for it.
+
+        Raises:
+            ConfigError: As from `outlook`.
+        """
+        async with self._first:
+            if self.latest is None:
+                self._note_rebuild(at)
+                self._outlook = await anyio.to_thread.run_sync(self._build, self._source.known())
 
     def outlook(self, at: float) -> Outlook:
         """What to plan by at the moment `at` (monotonic seconds).
@@ -116,11 +193,13 @@ class Planner:
         """
         if self._next is not None:
             self._outlook, self._next = self._next, None
+            self._planned = 0
         if self._outlook is None:
             self._note_rebuild(at)
             self._outlook = self._build(self._source.known())
         elif not self._building and self._is_due(at):
             self._begin(at)
+        self._asked += 1
         self._planned += 1
         return self._outlook
 
@@ -144,7 +223,7 @@ class Planner:
 
     def _is_due(self, at: float) -> bool:
         return (
-            self._planned >= REBUILD_AFTER
+            self._asked >= REBUILD_AFTER
             or at - self._made_at >= REBUILD_AFTER_S
             or self._source.version() != self._made_from
         )
@@ -160,7 +239,7 @@ class Planner:
             log.warning("no new table could be made beside the requests; the old one serves on")
 
     def _note_rebuild(self, at: float) -> None:
-        self._planned, self._made_at, self._made_from = 0, at, self._source.version()
+        self._asked, self._made_at, self._made_from = 0, at, self._source.version()
 
     def _rebuild(self, known: Known) -> None:
         try:

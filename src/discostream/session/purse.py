@@ -25,6 +25,7 @@ from discostream.core.budget import (
     may_start_at_once,
     most_prompt_tokens,
 )
+from discostream.core.policies import FIXED_POLICIES
 from discostream.endpoints.base import Endpoint
 from discostream.errors import BudgetSpent
 from discostream.ledger.queries import Spent
@@ -45,9 +46,6 @@ An answer without a bound has no price that could be set aside. Of GPT-4o's answ
 LEAST_ANSWER_TOKENS = 64
 """The last of a budget is not spent on answers that would be cut off after less: a few sentences."""
 
-FIXED_POLICIES = frozenset({"device-only", "fast", "server-only", "offsets"})
-"""Those that start what they name, whatever a share says."""
-
 ROUNDING = 1e-9
 """The part of a hard budget that is never spent: a sum of a million floats is off by 1e-10 at most."""
 
@@ -59,11 +57,18 @@ class Balance:
     Attributes:
         spent: In its present window; nothing of a share before the first answer.
         held: What attempts that are not settled yet have set aside.
+        renews_at: When the next window begins; `None` for a share.
+        allowance: What the latest plan lets an average request use; `None` before the first.
+        shadow_price_s_per_unit: Seconds of mean TTFT that one more unit a request would save; `None` as long
+            as nobody has asked for it (`Disco.appraise`), or where no plan keeps all budgets.
     """
 
     budget: Budget
     spent: float
     held: float
+    renews_at: datetime | None = None
+    allowance: Allowance | None = None
+    shadow_price_s_per_unit: float | None = None
 
 
 @dataclass(eq=False)
@@ -109,7 +114,7 @@ class _Account:
     def balance(self) -> Balance:
         """How it stands."""
         of = (self.prompt_tokens or math.inf) if self.budget.resource is Resource.SHARE else 1
-        return Balance(self.budget, self.spent / of, self.held / of)
+        return Balance(self.budget, self.spent / of, self.held / of, self.renews_at)
 
     def renew(self, now: datetime) -> None:
         """Begin a new window once the old one is over; what is set aside stays so, and will count in it.
@@ -182,17 +187,26 @@ class _Account:
         budget = self.budget
         if budget.window is None:
             self._follow(constrained)
-            per_request = allowed_share(
-                budget.amount,
-                spent_tokens=self.spent,
-                all_tokens=self.prompt_tokens,
-                requests=self.requests,
-                under_way=under_way,
-            )
-        else:
-            expected = self._arrivals_per_s(now, budget.window) * self._left_s(now) + under_way
-            per_request = allowed_per_request(budget.amount, spent=self.spent, expected_requests=expected)
-        return Allowance(budget.name, budget.resource, self.budget.kind, per_request)
+            return self._allowed(self._allowed_share(under_way), budget.amount)
+        arrivals_per_s = self._arrivals_per_s(now, budget.window)
+        to_come = arrivals_per_s * self._left_s(now) + under_way
+        in_all = arrivals_per_s * _length_s(budget.window, now)
+        return self._allowed(
+            allowed_per_request(budget.amount, spent=self.spent, expected_requests=to_come),
+            allowed_per_request(budget.amount, spent=0.0, expected_requests=in_all),
+        )
+
+    def _allowed(self, per_request: float, untouched: float) -> Allowance:
+        return Allowance(self.budget.name, self.budget.resource, self.budget.kind, per_request, untouched)
+
+    def _allowed_share(self, under_way: int) -> float:
+        return allowed_share(
+            self.budget.amount,
+            spent_tokens=self.spent,
+            all_tokens=self.prompt_tokens,
+            requests=self.requests,
+            under_way=under_way,
+        )
 
     def _follow(self, constrained: Kind) -> None:
         """A share of the constrained kind starts anew when prices say that it is the other one."""
@@ -204,13 +218,18 @@ class _Account:
         return arrivals_per_s(
             self.requests,
             watched_s=now.timestamp() - self.since.timestamp(),
-            window_s=window.renewal(now).timestamp() - window.start(now).timestamp(),
+            window_s=_length_s(window, now),
             believed_per_s=self.believed_per_s,
         )
 
     def _left_s(self, now: datetime) -> float:
         assert self.renews_at is not None
         return self.renews_at.timestamp() - now.timestamp()
+
+
+def _length_s(window: Window, at: datetime) -> float:
+    """How long the window is that this moment lies in."""
+    return window.renewal(at).timestamp() - window.start(at).timestamp()
 
 
 class Reservation:
@@ -343,7 +362,9 @@ class Purse:
         self._renewed()
         return tuple(account.balance for account in self._accounts)
 
-    def smoothed(self, plan: Plan, kinds: Mapping[str, Kind], prompt_tokens: float) -> Plan:
+    def smoothed(
+        self, plan: Plan, kinds: Mapping[str, Kind], prompt_tokens: float, share: float | None = None
+    ) -> Plan:
         """The same plan, but who would make a soft share owe too much by starting at once stands by.
 
         Somebody of another kind must be planned to start; nobody stands by for a later start, which is rare
@@ -353,10 +374,12 @@ class Purse:
             plan: By a policy.
             kinds: Of every endpoint.
             prompt_tokens: The prompt's length.
+            share: The request's own, which it keeps whatever `policy.share` owes.
         """
         if plan.policy in FIXED_POLICIES:
             return plan
-        owing = {account.budget.kind for account in self._accounts if not account.can_owe(prompt_tokens)}
+        asked = (each for each in self._accounts if share is None or each.budget.name != POLICY_SHARE)
+        owing = {account.budget.kind for account in asked if not account.can_owe(prompt_tokens)}
         planned = {kinds[start.endpoint] for start in plan.starts if start.offset_s is not None}
         if not owing & planned or not planned - owing:
             return plan

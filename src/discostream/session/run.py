@@ -54,7 +54,9 @@ async def run(request: Request, house: House, client: Client) -> None:
     Raises:
         AllEndpointsFailed: Nothing could answer, or go on answering; what was spent is settled all the same.
     """
-    planner = house.planner if request.endpoint else house.planner.under(request.policy)
+    planner = house.planner if request.endpoint else house.planner.under(request.policy, request.share)
+    if planner is not house.planner:
+        await planner.ready(request.arrived_at)
     outlook = planner.outlook(request.arrived_at)  # 2 profile
     known = outlook.known
     estimated_tokens = house.knowledge.estimate_tokens(request.prompt_chars)
@@ -114,7 +116,7 @@ def _plan(
     plan = planner.choose(outlook, estimated_tokens, uncached, house.running)
     if not request.private:
         kinds = {name: endpoint.kind for name, endpoint in house.endpoints.items()}
-        plan = house.purse.smoothed(plan, kinds, estimated_tokens)
+        plan = house.purse.smoothed(plan, kinds, estimated_tokens, request.share)
     if request.private or request.needs:
         return narrowed(plan, able(request, house.endpoints, planner.settings))
     return plan

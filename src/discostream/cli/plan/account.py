@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from discostream.cli.plan.report import Findings, Price, Prospect, Report, Row, Spending
+from discostream.cli.plan.report import Findings, Price, Prospect, Report, Spending
 from discostream.cli.plan.words import constraint_in_words, headline, prices_in_words
 from discostream.core.profile import DeviceTtft, EndpointProfile
+from discostream.core.rows import Row
 from discostream.core.survival import LearntDistribution
 
 __all__ = ["as_json"]

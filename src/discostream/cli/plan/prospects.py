@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -12,7 +11,6 @@ from msgspec.structs import replace as with_changed
 from numpy.typing import NDArray
 
 from discostream.cli.plan.report import (
-    Action,
     Constraint,
     ConstraintBasis,
     Curve,
@@ -22,7 +20,6 @@ from discostream.cli.plan.report import (
     Price,
     Prospect,
     Report,
-    Row,
     Spending,
 )
 from discostream.config import PolicySettings, Settings, check_settings
@@ -30,11 +27,12 @@ from discostream.core.budget import POLICY_SHARE
 from discostream.core.forecast import Forecast, Races, forecast, run_races
 from discostream.core.optimal import solve
 from discostream.core.plugins import load_policy, policy_names
-from discostream.core.policies import NEVER, STANDBY, PlanTable, Policy, allowances_of
+from discostream.core.policies import PlanTable, Policy, allowances_of
 from discostream.core.profile import Known
+from discostream.core.rows import Action, Row, merged_rows, without_servers
 from discostream.errors import ConfigError
 from discostream.session.planner import Planner
-from discostream.types import Kind, Start
+from discostream.types import Kind
 
 __all__ = ["curves_of", "prospects_of", "report_on", "rows_of", "served_by"]
 
@@ -92,14 +90,14 @@ def prospects_of(known: Known, settings: Settings) -> tuple[tuple[Prospect, ...]
 def rows_of(known: Known, table: PlanTable) -> tuple[Row, ...]:
     """A plan table by whole prompt lengths, rows that say the same in one, and what they may expect."""
     lengths, counts = np.unique(known.prompt_tokens.samples, return_counts=True)
-    return tuple(_with_expectation(known, row, lengths, counts / counts.sum()) for row in _merged(table))
+    return tuple(_with_expectation(known, row, lengths, counts / counts.sum()) for row in merged_rows(table))
 
 
 def served_by(known: Known, table: PlanTable, times_s: Floats) -> Floats:
     """The share of requests that have content by each of these times, shape (times,)."""
     lengths, counts = np.unique(known.prompt_tokens.samples, return_counts=True)
     waiting = np.zeros(times_s.size)
-    for row in _merged(table):
+    for row in merged_rows(table):
         ours = _inside(row, lengths)
         for action in row.actions if ours.any() else ():
             weights = action.share * counts[ours] / counts.sum()
@@ -135,20 +133,9 @@ def _prospect(known: Known, settings: Settings, name: str) -> Prospect:
     check_settings(theirs)
     table = Planner(theirs.policy, _Moment(known)).outlook(0.0).table
     if theirs.policy.private:
-        table = _without_servers(known, table)
+        table = without_servers(known, table)
     expected = forecast(known, table, deadline_s=settings.policy.deadline_s)
     return Prospect(name, table, expected, _spendings(known, theirs.policy, expected))
-
-
-def _without_servers(known: Known, table: PlanTable) -> PlanTable:
-    """What is left of a plan for private requests; every device stands by where it names none."""
-    devices = tuple(endpoint.name for endpoint in known.endpoints if endpoint.kind is Kind.DEVICE)
-    offsets = np.full((*table.weights.shape, len(devices)), NEVER)
-    for column, name in enumerate(devices):
-        if name in table.endpoints:
-            offsets[..., column] = table.offsets[..., table.endpoints.index(name)]
-    offsets[np.isnan(offsets).all(axis=-1)] = STANDBY
-    return replace(table, endpoints=devices, offsets=offsets)
 
 
 def _spendings(known: Known, policy: PolicySettings, expected: Forecast) -> tuple[Spending, ...]:
@@ -168,42 +155,6 @@ def _point(known: Known, settings: PolicySettings, policy: Policy, kind: Kind, s
     table = policy(known, with_changed(settings, constraint=kind.value, share=share))
     expected = forecast(known, table)
     return Point(share, expected.token_share[kind], expected.mean_ttft_s, expected.p99_ttft_s)
-
-
-def _merged(table: PlanTable) -> Iterator[Row]:
-    pending: Row | None = None
-    for row in _whole(table):
-        if pending and pending.actions == row.actions:
-            pending = replace(pending, longest=row.longest)
-            continue
-        if pending:
-            yield pending
-        pending = row
-    if pending:
-        yield pending
-
-
-def _whole(table: PlanTable) -> Iterator[Row]:
-    """The table's rows that hold whole lengths."""
-    shortest = 1
-    for index, bound in enumerate(table.longest.tolist()):
-        if bound == math.inf:
-            yield Row(shortest, None, _actions(table, index))
-            return
-        if bound >= shortest:
-            yield Row(shortest, math.floor(bound), _actions(table, index))
-            shortest = math.floor(bound) + 1
-
-
-def _actions(table: PlanTable, row: int) -> tuple[Action, ...]:
-    shares: dict[tuple[Start, ...], float] = {}
-    weights = table.weights[row]
-    for weight, draw in zip(weights.tolist(), (np.cumsum(weights) - weights / 2).tolist(), strict=True):
-        if weight > 0:
-            starts = table.choose(float(table.longest[row]), draw).starts
-            shares[starts] = shares.get(starts, 0.0) + weight
-    actions = [Action(round(share, 9), starts) for starts, share in shares.items()]
-    return tuple(sorted(actions, key=lambda action: (-action.share, repr(action.starts))))
 
 
 def _with_expectation(known: Known, row: Row, lengths: Floats, shares: Floats) -> Row:

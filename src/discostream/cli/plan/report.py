@@ -11,10 +11,10 @@ from discostream.core.budget import Allowance, Budget
 from discostream.core.forecast import Forecast
 from discostream.core.policies import PlanTable
 from discostream.core.profile import Known
-from discostream.types import Kind, Start
+from discostream.core.rows import Row
+from discostream.types import Kind
 
 __all__ = [
-    "Action",
     "BudgetNow",
     "Constraint",
     "ConstraintBasis",
@@ -27,7 +27,6 @@ __all__ = [
     "Prospect",
     "RateBasis",
     "Report",
-    "Row",
     "Spending",
     "Traffic",
     "TrafficBasis",
@@ -113,33 +112,6 @@ class Constraint:
 
     kind: Kind
     basis: ConstraintBasis
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What is done with this share of some requests."""
-
-    share: float
-    starts: tuple[Start, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Prompts of neighbouring lengths that are planned alike.
-
-    Attributes:
-        shortest: In whole tokens.
-        longest: In whole tokens; `None` for no bound.
-        actions: What is done with them, the most frequent first.
-        prompts: How many of all prompts are expected to be so long, in [0, 1].
-        mean_ttft_s: What these may expect; `None` where there are none.
-    """
-
-    shortest: int
-    longest: int | None
-    actions: tuple[Action, ...]
-    prompts: float = 0.0
-    mean_ttft_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

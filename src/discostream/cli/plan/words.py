@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from discostream.cli.plan.report import (
-    Action,
     BudgetNow,
     ConstraintBasis,
     Findings,
@@ -15,13 +14,13 @@ from discostream.cli.plan.report import (
     Prospect,
     RateBasis,
     Report,
-    Row,
     Spending,
     Traffic,
     TrafficBasis,
 )
 from discostream.core.budget import POLICY_SHARE, Allowance, Resource, Window
 from discostream.core.profile import DeviceTtft, EndpointProfile
+from discostream.core.rows import Action, Row, in_line
 from discostream.session.knowledge import SERVER_PRIOR
 from discostream.types import Kind, Start
 
@@ -166,8 +165,8 @@ def lengths_in_words(row: Row) -> str:
 def actions_in_words(actions: Sequence[Action]) -> str:
     """Who starts when."""
     if len(actions) == 1:
-        return _starts_in_words(actions[0].starts)
-    return "; ".join(f"{percent(action.share)}: {_starts_in_words(action.starts)}" for action in actions)
+        return _starts_in_words(actions[0])
+    return "; ".join(f"{percent(action.share)}: {_starts_in_words(action)}" for action in actions)
 
 
 def rests_on(report: Report) -> Iterator[str]:
@@ -331,13 +330,12 @@ def _spent_in_words(now: BudgetNow) -> str:
     return f"Budget {budget.name!r}{ever}: {spent} of {whole} spent {when}."
 
 
-def _starts_in_words(starts: Sequence[Start]) -> str:
-    """In order of time; whoever is first in line starts at once."""
-    line = sorted(starts, key=lambda start: math.inf if start.offset_s is None else start.offset_s)
+def _starts_in_words(action: Action) -> str:
+    """In order of time."""
     clauses: dict[str, list[str]] = {}
     named: set[str] = set()
-    for place, start in enumerate(line):
-        when = "at once" if not place else _when(start)
+    for start in in_line(action):
+        when = _when(start)
         again = " again" if start.endpoint in named else ""
         clauses.setdefault(when, []).append(start.endpoint + again)
         named.add(start.endpoint)

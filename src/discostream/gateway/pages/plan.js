@@ -1,29 +1,27 @@
 // The plan table in force: who starts when, by length of the prompt, and what that rests on.
 
-import { $, element, facts, table } from "./dom.js";
+import { $, element, facts, renew, table } from "./dom.js";
 import { NONE, ago, count, fully, percent, plural, seconds, tokens, usd } from "./format.js";
-import { look, named } from "./looks.js";
+import { named } from "./looks.js";
+import { drawPlan } from "./plan-strip.js";
 
-const listed = (words) => [words.slice(0, -1).join(", "), ...words.slice(-1)].filter(Boolean).join(" and ");
 const FIGURE = "figure";
 let shown = null;
 
 export function showPlan(plan) {
   const fresh = JSON.stringify(plan);
-  if (fresh === shown) return renewAge(plan);
+  if (fresh !== shown) draw(plan);
   shown = fresh;
-  const share = plan.share === null ? "" : `, ${percent(plan.share)} of prompt tokens on the kind that is held back`;
-  const open = $("plan").querySelector("details")?.open ?? false;
-  $("plan").replaceChildren(element("div", { className: "card" },
-    element("p", { className: "said" }, `Policy ${plan.policy}${share}. Rebuilt `, element("time", { dateTime: plan.made_at, title: fully(plan.made_at) }), `; ${plural(plan.requests_since, "request")} planned by it since.`),
-    strip(plan),
-    element("dl", { className: "facts" }, ...facts(forecast(plan))),
-    element("details", { open }, element("summary", { text: "Who starts when, in words" }), rowsTable(plan))),
-  element("div", { className: "card" }, element("h3", { text: "Profiles behind it" }), profiles(plan.profiles)));
-  renewAge(plan);
+  $("plan-age").textContent = ago(plan.made_at);
 }
 
-const renewAge = ({ made_at }) => { $("plan").querySelector("time").textContent = ago(made_at); };
+function draw(plan) {
+  const share = plan.share === null ? "" : `, with ${percent(plan.share)} of prompt tokens on the ${plan.of}`;
+  $("plan-basis").replaceChildren(`Policy ${plan.policy}${share}. Rebuilt `, element("time", { id: "plan-age", dateTime: plan.made_at, title: fully(plan.made_at) }), `; ${plural(plan.requests_since, "request")} planned by it since.`);
+  drawPlan($("plan-strip"), plan);
+  renew($("plan-forecast"), ...facts(forecast(plan)));
+  $("profiles").replaceChildren(profiles(plan.profiles));
+}
 
 function forecast({ forecast: expected, prompt_tokens: prompts, answer_tokens: answers }) {
   const spread = (lengths) => `half up to ${tokens(lengths.p50)}, 99\u00a0% up to ${count(lengths.p99)}`;
@@ -32,79 +30,6 @@ function forecast({ forecast: expected, prompt_tokens: prompts, answer_tokens: a
     ["Prompts", spread(prompts)],
     ["Answers", spread(answers)],
   ];
-}
-
-// The strip chart: prompt lengths on a logarithmic axis, a row for each endpoint
-
-function strip({ rows, endpoints, prompt_tokens: prompts }) {
-  const limits = rows.map(({ longest_tokens }) => longest_tokens ?? Infinity);
-  const most = Math.max(2 * prompts.p99, ...limits.filter(Number.isFinite).map((limit) => 1.5 * limit), 100);
-  const place = (length) => (100 * Math.log(Math.min(Math.max(length, 1), most))) / Math.log(most);
-  const spans = rows.map(({ actions }, index) => ({ actions, from: place(limits[index - 1] ?? 1), to: place(limits[index]) }));
-  const lanes = endpoints.map((endpoint) => lane(named(endpoint), spans.flatMap((span) => cells(span, endpoint))));
-  const half = { from: place(prompts.p10), to: place(prompts.p90), kind: "usual" };
-  return element("div", { className: "plan-strip", ariaHidden: "true" }, ...lanes,
-    lane("most prompts", [half]), axis(most, place));
-}
-
-function lane(who, bars) {
-  const track = element("div", { className: "cells" });
-  for (const { from, to, top = 0, tall = 100, kind, text = "", look: own = "" } of bars) {
-    const bar = element("span", { className: `cell ${kind} ${own}`, text });
-    for (const [name, value] of Object.entries({ left: from, width: to - from, top, height: tall })) bar.style[name] = `${value}%`;
-    track.append(bar);
-  }
-  return element("div", { className: "lane" }, element("span", { className: "who" }, who), track);
-}
-
-/** What an endpoint does for these prompts: a cell for each action, as tall as the action is likely. */
-function cells({ actions, from, to }, endpoint) {
-  let top = 0;
-  return actions.flatMap(({ weight, starts }) => {
-    const above = top;
-    top += 100 * weight;
-    const earliest = starts.filter((start) => start.endpoint === endpoint)[0];
-    if (!earliest) return [];
-    const { offset_s } = earliest;
-    const kind = offset_s === null ? "stands-by" : offset_s === 0 ? "at-once" : "later";
-    const words = offset_s === null ? "stands by" : offset_s === 0 ? "at once" : `+${seconds(offset_s)}`;
-    return [{ from, to, top: above, tall: 100 * weight, kind, text: actions.length === 1 && to - from > 14 ? words : "", look: look(endpoint) }];
-  });
-}
-
-function axis(most, place) {
-  const powers = [1, 10, 100, 1000, 10000, 100000, 1e6].filter((at) => at < 0.7 * most);
-  const marks = powers.map((at) => {
-    const mark = element("span", { text: at === 1 ? "1" : count(at) });
-    mark.style.left = `${place(at)}%`;
-    return mark;
-  });
-  return element("div", { className: "lane axis" }, element("span", { className: "who", text: "prompt tokens" }), element("div", { className: "marks" }, ...marks));
-}
-
-// In words
-
-function rowsTable({ rows }) {
-  const lengths = ({ longest_tokens: longest }, index) => {
-    const shortest = index ? Math.floor(rows[index - 1].longest_tokens) + 1 : 1;
-    return longest === null ? `${count(shortest)} and more` : `${count(shortest)} to ${count(Math.floor(longest))}`;
-  };
-  return table("Who starts when, by the prompt’s tokens", [["Prompt tokens"], ["Starts"]],
-    rows.map((row, index) => [lengths(row, index), actionsInWords(row.actions)]));
-}
-
-function actionsInWords(actions) {
-  return actions.map(({ weight, starts }) => (actions.length > 1 ? `${percent(weight)}: ` : "") + startsInWords(starts)).join("; ");
-}
-
-function startsInWords(starts) {
-  const groups = new Map();
-  const later = ({ offset_s }) => offset_s ?? Infinity;
-  for (const start of [...starts].sort((one, other) => later(one) - later(other))) {
-    const when = start.offset_s === null ? "only when others fail" : start.offset_s ? `after ${seconds(start.offset_s)}` : "at once";
-    groups.set(when, [...(groups.get(when) ?? []), start.endpoint]);
-  }
-  return [...groups].map(([when, names]) => `${listed(names)} ${when}`).join(", ");
 }
 
 // Profiles

@@ -7,6 +7,9 @@ import { plural, seconds, tokens } from "./format.js";
 /** From how long a silence counts as a stall where the gateway does not say: half a second. */
 const STALL_S = 0.5;
 
+/** How many live requests are drawn, at most. */
+const MOST_LIVE = 20;
+
 /** How bars and marks are read. */
 export const KEY = "Thin: waiting for the first content. Thick: writing. Hatched: let go. ‖ seam, ✕ failed, ○ planned start; in the answer, red is a stall.";
 
@@ -98,10 +101,10 @@ function seamWords(seams, stalls) {
 export function showLive({ requests }) {
   const list = $("live");
   const ids = new Map([...list.children].map((row) => [row.dataset.id, row]));
-  const rows = requests.map((request) => drawLive(ids.get(request.request_id) ?? liveRow(request), request));
+  const rows = requests.slice(0, MOST_LIVE).map((request) => drawLive(ids.get(request.request_id) ?? liveRow(request), request));
   for (const row of list.children) if (!rows.includes(row)) row.remove();
   rows.forEach((row, index) => { if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null); });
-  $("live-count").textContent = requests.length || "";
+  $("live-count").textContent = requests.length > MOST_LIVE ? `${requests.length}, the oldest ${MOST_LIVE} shown` : requests.length || "";
   $("live-empty").hidden = requests.length > 0;
   $("live-key").hidden = !requests.length;
 }

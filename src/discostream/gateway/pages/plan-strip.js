@@ -1,0 +1,131 @@
+// A plan as a strip by prompt length and in words, from nothing but what /dashboard/api/plan says.
+
+const LOOKS = 5;
+const ROOM_FOR_WORDS = 0.24;
+const SOON_S = 0.005;
+
+/**
+ * Draws who starts when, in place of what was drawn before. Needs plan-strip.css.
+ *
+ * @param element Where to; it is emptied.
+ * @param plan As /dashboard/api/plan has it.
+ * @param promptTokens The length of a prompt to mark and to tell of; none if left out.
+ * @returns What happens to that prompt, or to a prompt of median length, in a sentence.
+ */
+export function drawPlan(element, plan, { promptTokens } = {}) {
+  const open = element.querySelector("details")?.open ?? false;
+  const rows = withBounds(plan.rows);
+  const here = rows.find(({ longest_tokens: longest }) => longest === null || (promptTokens ?? plan.prompt_tokens.p50) <= longest);
+  const longest = Math.max(10, plan.prompt_tokens.p99, 1.3 * (promptTokens ?? 1), ...rows.map((row) => 1.3 * (row.longest_tokens ?? 1)));
+  const at = (tokens) => Math.log1p(Math.min(tokens, longest)) / Math.log1p(longest);
+  const sentence = `${told(plan, promptTokens)}: ${inWords(here)}.`;
+  element.replaceChildren(
+    made("p", "plan-here", sentence),
+    strip(plan, rows, at, longest, promptTokens),
+    made("p", "plan-hint", "By prompt length in tokens; the higher the bar, the more of the prompts. Filled: starts at once. Striped: later. Empty: stands by. Dark below: eight in ten prompts."),
+    allOf(rows, here, open),
+  );
+  return sentence;
+}
+
+function told(plan, promptTokens) {
+  if (promptTokens !== undefined) return `A prompt of about ${tokens(promptTokens)}`;
+  return `A prompt of median length (${tokens(Math.round(plan.prompt_tokens.p50))})`;
+}
+
+/** The rows, each with its shortest prompt. */
+function withBounds(rows) {
+  return rows.map((row, index) => ({ ...row, shortest: index ? rows[index - 1].longest_tokens + 1 : 1 }));
+}
+
+function strip(plan, rows, at, longest, promptTokens) {
+  const whole = made("div", "plan-lanes");
+  whole.ariaHidden = "true"; // the words say the same
+  const lanes = plan.endpoints.map((name, index) => lane(name, `e${index % LOOKS}`, rows, at));
+  whole.append(...lanes.flat(), axis(plan, at, longest));
+  if (promptTokens !== undefined) {
+    const mark = made("div", "plan-mark");
+    mark.append(placed(made("span", ""), at(promptTokens), 0));
+    whole.append(mark);
+  }
+  return whole;
+}
+
+function lane(name, look, rows, at) {
+  const track = made("div", `plan-track ${look}`);
+  track.append(...rows.map((row) => segment(name, row, at)));
+  return [made("span", "plan-who", name), track];
+}
+
+/** How many of a row's prompts start an endpoint at once, how many later, and when that is. */
+function segment(name, row, at) {
+  const first = row.actions.map(({ weight, starts }) => ({ weight, at: starts.find(({ endpoint }) => endpoint === name)?.offset_s ?? null }));
+  const soon = sum(first.filter((one) => one.at !== null && one.at < SOON_S));
+  const later = first.filter((one) => one.at !== null && one.at >= SOON_S);
+  const [from, to] = [at(row.shortest - 1), row.longest_tokens === null ? 1 : at(row.longest_tokens)];
+  const drawn = placed(made("div", "plan-segment"), from, to - from);
+  drawn.style.setProperty("--soon", `${100 * soon}%`);
+  drawn.style.setProperty("--later", `${100 * sum(later)}%`);
+  if (later.length === 1 && to - from >= ROOM_FOR_WORDS) drawn.append(made("span", "plan-after", span(later[0].at)));
+  return drawn;
+}
+
+function axis(plan, at, longest) {
+  const line = made("div", "plan-axis");
+  const { p10, p90 } = plan.prompt_tokens;
+  line.append(placed(made("div", "plan-most"), at(p10), at(p90) - at(p10)));
+  for (let tick = 10; tick <= longest; tick *= 10) line.append(placed(made("span", "plan-tick", tick.toLocaleString("en")), at(tick), 0));
+  return line;
+}
+
+function allOf(rows, here, open) {
+  const every = made("details", "plan-all");
+  const list = made("ol", "plan-rows");
+  for (const row of rows) {
+    const line = made("li", "", `${lengths(row)}: ${inWords(row)}.`);
+    if (row === here) line.ariaCurrent = "true";
+    list.append(line);
+  }
+  every.open = open;
+  every.append(made("summary", "", rows.length === 1 ? "All prompts alike" : `All lengths (${rows.length} rows)`), list);
+  return every;
+}
+
+function lengths({ shortest, longest_tokens: longest }) {
+  if (longest === null) return shortest === 1 ? "Any length" : `${shortest.toLocaleString("en")} tokens and more`;
+  return longest === shortest ? tokens(longest) : `${shortest.toLocaleString("en")} to ${tokens(longest)}`;
+}
+
+function inWords({ actions }) {
+  if (actions.length === 1) return startsInWords(actions[0].starts);
+  return actions.map(({ weight, starts }) => `${percent(weight)} of them: ${startsInWords(starts)}`).join("; ");
+}
+
+/** Starts come in order of time, so those of one moment are neighbours. */
+function startsInWords(starts) {
+  const moments = new Map();
+  starts.forEach(({ endpoint, offset_s: after }, index) => {
+    const again = starts.findIndex((one) => one.endpoint === endpoint) < index ? `${endpoint} again` : endpoint;
+    moments.set(when(after), [...(moments.get(when(after)) ?? []), again]);
+  });
+  const clauses = [...moments].map(([moment, names]) => `${listed(names)} ${moment === STANDS_BY && names.length > 1 ? "stand by" : moment}`);
+  return clauses.join(", ");
+}
+
+const STANDS_BY = "stands by";
+const when = (after) => (after === null ? STANDS_BY : after < SOON_S ? "at once" : `after ${span(after)}`);
+const span = (seconds) => `${seconds < 10 ? seconds.toFixed(2) : Math.round(seconds)} s`;
+const tokens = (count) => `${count.toLocaleString("en")} ${count === 1 ? "token" : "tokens"}`;
+const percent = (share) => `${new Intl.NumberFormat("en", { maximumSignificantDigits: 2 }).format(100 * share)} %`;
+const listed = (names) => [names.slice(0, -1).join(", "), names.at(-1)].filter(Boolean).join(" and ");
+const sum = (parts) => parts.reduce((total, { weight }) => total + weight, 0);
+
+function placed(node, from, long) {
+  node.style.setProperty("--from", `${100 * from}%`);
+  node.style.setProperty("--long", `${100 * long}%`);
+  return node;
+}
+
+function made(name, className, text = "") {
+  return Object.assign(document.createElement(name), { className, textContent: text });
+}
