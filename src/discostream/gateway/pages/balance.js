@@ -5,7 +5,7 @@ import { NONE, fully, joules, percent, seconds, usd } from "./format.js";
 
 const SAY = { usd, joules, share: percent };
 /** The step in which more of a budget is told, so that its worth is a figure people can read. */
-const STEP = { usd: [0.001, "$0.001 a request"], joules: [1, "1\u00a0J a request"], share: [0.01, "per cent of prompt tokens"] };
+const STEP = { usd: [0.001, "$0.001 more a request"], joules: [1, "1\u00a0J more a request"], share: [0.01, "One more per cent of prompt tokens"] };
 const WINDOW = { hour: "this hour", day: "today", month: "this month" };
 
 export function showBudgets({ budgets, usd_per_joule, battery_charge }) {
@@ -43,15 +43,14 @@ function inWords({ spent, held, amount, per }, say) {
 
 function multiplierInWords(multiplier) {
   if (multiplier === null) return NONE;
-  const how = multiplier > 1.005 ? "ahead: more may be spent" : multiplier < 0.995 ? "saving: behind the even pace" : "on course";
+  const how = multiplier > 1.005 ? "plans may use more than the even pace" : multiplier < 0.995 ? "plans save" : "on course";
   return `${multiplier.toFixed(2)}, ${how}`;
 }
 
 function priceInWords({ shadow_price_s_per_unit: price, resource }) {
   if (price === null) return NONE;
   const [step, more] = STEP[resource];
-  const saved = price * step;
-  return saved < 0.00005 ? "0: more of it would not help" : `${seconds(saved)} less mean TTFT for ${resource === "share" ? "one more" : "each more"} ${more}`;
+  return price * step < 0.00005 ? "0: more of it would not help" : `${more} would save ${seconds(price * step)} of mean TTFT`;
 }
 
 function rateInWords(usdPerJoule, charge) {

@@ -95,11 +95,15 @@ function options(chart, width) {
   };
 }
 
-/** Ticks at 1, 2 and 5 of each power of ten that have room. */
+/** Ticks at 1, 2 and 5 of each power of ten, or at fewer where there is no room for these. */
 function logarithmic(chart) {
-  const round = (split) => [1, 2, 5].includes(Math.round(split / 10 ** Math.floor(Math.log10(split) + 1e-9)));
+  const first = (split) => Number((split / 10 ** Math.floor(Math.log10(split) + 1e-9)).toPrecision(4));
+  const shown = (plot) => {
+    const room = plot.bbox.width / devicePixelRatio / Math.log10(chart.what.to / chart.what.from);
+    return room > 180 ? [1, 2, 5] : room > 110 ? [1, 3] : [1];
+  };
   return {
-    filter: (_, splits) => splits.map((split) => (round(split) ? split : null)),
+    filter: (plot, splits) => splits.map((split) => (shown(plot).includes(first(split)) ? split : null)),
     values: (_, splits) => splits.map((split) => (split === null ? "" : chart.what.tickX(split))),
   };
 }

@@ -59,7 +59,7 @@ function showTotals(totals) {
 
 const last = (values) => values.findLast((value) => value !== null) ?? null;
 const sum = (values) => values.reduce((all, value) => all + value, 0);
-const bucket = ({ bucket_s }) => `each ${bucket_s < 60 ? seconds(bucket_s) : seconds(bucket_s).replace(/^1\u00a0/, "")}`;
+const per = ({ bucket_s }) => `per ${{ 1: "second", 60: "minute", 3600: "hour", 86400: "day" }[bucket_s] ?? seconds(bucket_s)}`;
 const rowsOf = (over, values, say) => () => over.starts.map((moment, at) => [when(moment), ...values.map((each) => say(each[at]))]);
 const first = ["From"];
 const figures = (labels) => labels.map((label) => [label, FIGURES]);
@@ -70,7 +70,7 @@ function ttftOverTime(told, over, span) {
   const lately = last(over.ttft_s.p50);
   return {
     ...span, lines, tick: secondsTick, say: seconds,
-    said: all ? `As delivered, ${bucket(over)}: median ${seconds(all.p50)} over the whole range, ${seconds(lately)} lately; P99 ${seconds(all.p99)}.` : "Nothing was answered.",
+    said: all ? `As delivered, ${per(over)}: median ${seconds(all.p50)} over the whole range, ${seconds(lately)} lately; P99 ${seconds(all.p99)}.` : "Nothing was answered.",
     columns: [first, ...figures(lines.map(({ label }) => label))],
     rows: rowsOf(over, lines.map(({ values }) => values), seconds),
   };
@@ -86,7 +86,7 @@ function outcomes(told, over, span) {
   ];
   return {
     ...span, lines, tick: countTick, say: count,
-    said: `${plural(totals.requests, "request")}, ${bucket(over)}: ${count(totals.ok)} ok, ${count(totals.failed)} failed, ${count(totals.cancelled)} cancelled by the client.`,
+    said: `${plural(totals.requests, "request")}, ${per(over)}: ${count(totals.ok)} ok, ${count(totals.failed)} failed, ${count(totals.cancelled)} cancelled by the client.`,
     columns: [first, ...figures(["Requests", "Failed", "Cancelled"])],
     rows: rowsOf(over, [over.requests, over.failed, over.cancelled], count),
   };
@@ -107,7 +107,7 @@ function wins(told, over, span) {
   const won = told.endpoints.filter((each) => each.wins).map(({ endpoint, wins: many }) => `${endpoint} ${count(many)}`);
   return {
     ...span, lines, tick: countTick, say: count,
-    said: `Wins, ${bucket(over)}: ${won.join(", ") || "none"}. ${plural(sum(moved), "answer moved", "answers moved")} to save cost, ${plural(sum(over.rescues), "was rescued", "were rescued")}.`,
+    said: `Wins, ${per(over)}: ${won.join(", ") || "none"}. ${plural(sum(moved), "answer moved", "answers moved")} to save cost, ${plural(sum(over.rescues), "was rescued", "were rescued")}.`,
     columns: [first, ...figures(lines.map(({ label }) => label))],
     rows: rowsOf(over, lines.map(({ values }) => values), count),
   };
@@ -126,7 +126,7 @@ function spent(told, over, span, what, say, tick, inAll) {
   const each = told.endpoints.filter((one) => one[what]).map((one) => `${one.endpoint} ${say(one[what])}`);
   return {
     ...span, lines, tick, say,
-    said: `${inAll}, ${bucket(over)}${each.length ? `: ${each.join(", ")}` : ""}. Cancelled attempts are included.`,
+    said: `${inAll}, ${per(over)}${each.length ? `: ${each.join(", ")}` : ""}. Cancelled attempts are included.`,
     columns: [first, ["All", FIGURES], ...figures(lines.map(({ label }) => label))],
     rows: rowsOf(over, [over[what], ...lines.map(({ values }) => values)], say),
   };
@@ -140,7 +140,7 @@ function distribution({ ttft_cdf: { delivered, endpoints }, totals, endpoints: r
     { label: "as delivered", look: "ink", width: 3.5, curve: delivered },
   ].filter(({ curve }) => curve.count);
   const x = [...new Set(curves.flatMap(({ curve }) => curve.s))].sort((one, other) => one - other).filter((at) => at > 0);
-  const known = [["as delivered", delivered.count, totals.ttft_s], ...rows.map((row) => [row.endpoint, endpoints[row.endpoint]?.count ?? 0, row.ttft_s])].filter(([, , ttft]) => ttft);
+  const known = [["As delivered", delivered.count, totals.ttft_s], ...rows.map((row) => [row.endpoint, endpoints[row.endpoint]?.count ?? 0, row.ttft_s])].filter(([, , ttft]) => ttft);
   return {
     x, spans: true, from: x[0] * 0.9, to: x.at(-1) * 1.1, tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
     lines: curves.map(({ curve, ...more }) => ({ ...more, values: shares(curve, x) })),

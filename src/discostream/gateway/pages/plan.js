@@ -37,7 +37,7 @@ function forecast({ forecast: expected, prompt_tokens: prompts, answer_tokens: a
 function profiles(rows) {
   const price = (value) => (value ? `${usd(value)}` : NONE);
   const burn = (value) => (value ? `${Number(value.toPrecision(3))}\u00a0J` : NONE);
-  const figures = ["Attempts seen", "TTFT P50", "P90", "P99", "A prompt token", "Writes", "Prompt, 1M tokens", "Answer, 1M tokens", "A prompt token", "An answer token", "Slots"];
+  const figures = ["Attempts seen", "TTFT P50", "P90", "P99", "Reads a token in", "Writes", "Prompt, $ per 1M tokens", "Answer, $ per 1M tokens", "Energy, prompt token", "Energy, answer token", "Slots"];
   return table("TTFT is for a prompt of median length", [["Endpoint"], ["Kind"], ["Newest"], ...figures.map((text) => [text, FIGURE])], rows.map((row) => [
     named(row.endpoint), row.kind, row.newest_at ? ago(row.newest_at) : row.attempts_seen ? NONE : "built-in",
     count(row.attempts_seen), ...["p50", "p90", "p99"].map((part) => seconds(row.ttft_s?.[part])),

@@ -39,11 +39,11 @@ function showRunning(request) {
 
 function story(request) {
   const bars = element("ol", { className: "bars" });
-  drawStory(bars, ofSettled(request));
+  drawStory(bars, ofSettled(request), true);
   return element("article", {},
     element("h2", {}, "Request ", element("code", { text: request.request_id })),
-    element("section", { className: "card" }, element("h3", { text: "What became of it" }), element("dl", { className: "facts" }, ...facts(about(request)))),
-    element("section", { className: "card" }, element("h3", { text: "Timeline, in seconds after its arrival" }), bars, element("p", { className: "key", text: KEY })),
+    element("section", { className: "card" }, element("h3", { text: "What became of it" }), element("dl", { className: "facts wide" }, ...facts(about(request)))),
+    element("section", { className: "card" }, element("h3", { text: "Timeline, from its arrival" }), bars, element("p", { className: "key", text: KEY })),
     ...handoffs(request),
     element("section", { className: "card" }, element("h3", { text: "Attempts" }), attempts(request)),
     ...gaps(request));

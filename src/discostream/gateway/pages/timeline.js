@@ -63,12 +63,18 @@ function settledLane({ endpoint: who, start_offset_s: start, ttft_s: first, ran_
   return { who, start, first, end, idle, letGo: outcome === "lost" || Boolean(dropped), failed: outcome === "failed", said: (idle ? "" : started(start)) + (dropped ? `let go: ${dropped}` : said) };
 }
 
-/** Draw a story into a list. */
-export function drawStory(list, story) {
+/** Draw a story into a list, with a scale below or without. */
+export function drawStory(list, story, scaled = false) {
   const ends = story.lanes.filter(({ idle }) => !idle).map(({ end }) => end);
   const axis = 1.02 * Math.max(0.05, story.ends, ...ends);
   const answer = story.began === null ? [] : [answerLane(story)];
-  drawLanes(list, [...story.lanes.map((lane) => attemptLane(lane, axis)), ...answer], axis);
+  const scale = scaled ? [scaleLane(story.ends)] : [];
+  drawLanes(list, [...story.lanes.map((lane) => attemptLane(lane, axis)), ...answer, ...scale], axis);
+}
+
+function scaleLane(ends) {
+  const marks = [0, ends / 2, ends].map((at) => ({ sign: at ? seconds(at) : "0", at, kind: "tick" }));
+  return { who: "", said: "", plain: true, parts: [], marks };
 }
 
 function attemptLane({ who, start, first, end, said, letGo, failed, idle, racing }, axis) {
