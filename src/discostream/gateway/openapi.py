@@ -297,10 +297,15 @@ SCHEMAS: Final[Schema] = {
     "Annotation": _object("endpoint tokens at_s", endpoint=_TEXT, tokens=_COUNT, at_s=_NUMBER),
     "EmbeddingsRequest": _object("input", input=_ANY, model=_MODEL),
     "Playground": _object(
-        "consumption_tokens_per_s policy policies endpoints",
+        "consumption_tokens_per_s policy policies sharing_policies virtual_models endpoints",
         consumption_tokens_per_s=_NUMBER,
         policy=_TEXT,
         policies=_list(_TEXT),
+        sharing_policies=_list(_TEXT),
+        virtual_models={
+            "type": "object",
+            "additionalProperties": _object("policy private", policy=_some(_TEXT), private=_FLAG),
+        },
         endpoints=_list(
             _object(
                 "name kind model prompt_usd_per_mtok completion_usd_per_mtok decode_joules_per_token",

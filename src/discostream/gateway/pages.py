@@ -13,9 +13,11 @@ from aiohttp.typedefs import Handler
 
 from discostream.checks import KIND_NEEDED
 from discostream.core.plugins import policy_names
+from discostream.core.policies import FIXED_POLICIES
 from discostream.endpoints.base import Endpoint
 from discostream.gateway.chat import DISCO
 from discostream.library import Disco
+from discostream.session.models import VIRTUAL
 
 __all__ = ["PAGES", "page_routes"]
 
@@ -104,11 +106,16 @@ async def _facts(http: web.Request) -> web.Response:
 
 
 def _facts_of(disco: Disco) -> dict[str, object]:
-    """What the page shows of the settings: endpoints, prices, policies, and how fast answers are read."""
+    """What the page shows of the settings: endpoints, prices, models, policies, and how fast answers are read."""
     return {
         "consumption_tokens_per_s": disco.settings.migration.consumption_tokens_per_s,
         "policy": disco.settings.policy.name,
         "policies": _policies(disco),
+        "sharing_policies": [name for name in _policies(disco) if name not in FIXED_POLICIES],
+        "virtual_models": {
+            name: {"policy": choice.policy, "private": choice.private or disco.settings.policy.private}
+            for name, choice in VIRTUAL.items()
+        },
         "endpoints": [_facts_of_endpoint(endpoint) for endpoint in disco.endpoints.values()],
     }
 

@@ -22,7 +22,7 @@ export function drawPlan(element, plan, { promptTokens } = {}) {
   element.replaceChildren(
     made("p", "plan-here", sentence),
     strip(plan, rows, at, longest, promptTokens),
-    made("p", "plan-hint", "By prompt length in tokens; the higher the bar, the more of the prompts. Filled: starts at once. Striped: later. Empty: stands by. Dark below: eight in ten prompts."),
+    made("p", "plan-hint", "Across: the prompt’s length in tokens; the line below has eight in ten prompts. Filled: starts at once. Striped: later. Empty: stands by. A bar’s height: how many do."),
     allOf(rows, here, open),
   );
   return sentence;

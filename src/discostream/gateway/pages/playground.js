@@ -5,10 +5,11 @@ import { $, element } from "./dom.js";
 import { joules, seconds, tokens, usd } from "./format.js";
 import { drawLanes } from "./lanes.js";
 import { look, showLegend } from "./looks.js";
+import { drawPlan } from "./plan-strip.js";
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const page = document.documentElement;
-const pad = { config: null, turns: [], abort: null, follows: true, scrollTop: 0 };
+const pad = { config: null, share: null, plan: null, planning: null, turns: [], abort: null, follows: true, scrollTop: 0 };
 
 const endpoint = (name) => pad.config.endpoints.find((one) => one.name === name);
 const say = (text) => { $("status").textContent = text; };
@@ -44,7 +45,10 @@ function body(asked) {
   return { model: $("model").value, messages: asked, ...(limit >= 1 && { max_tokens: Math.round(limit) }), stream: true };
 }
 
-const policyHeader = () => ($("policy").value ? { "x-disco-policy": $("policy").value } : {});
+const policyHeader = () => ({
+  ...($("policy").value && { "x-disco-policy": $("policy").value }),
+  ...(askedShare() !== null && { "x-disco-share": String(askedShare()) }),
+});
 
 // One answer
 
@@ -273,6 +277,7 @@ async function answer() {
   say("Waiting for whoever speaks first.");
   try {
     await stream(asked, view);
+    plan(); // it may have changed with what was learnt
   } catch (error) {
     if (error.name === "AbortError") view.note("Stopped. What it had cost by then is in the ledger.");
     else if (error instanceof Problem) view.trouble(error.message);
@@ -347,6 +352,80 @@ function clear() {
   $("prompt").focus();
 }
 
+// The share, and the plan that it makes
+
+const policyAsked = () => $("policy").value || pad.config.virtual_models[$("model").value]?.policy;
+
+/** Why no share can be asked for; empty where one can. */
+function shareless() {
+  const [model, policy] = [$("model").value, policyAsked() || pad.config.policy];
+  const kinds = new Set(pad.config.endpoints.map(({ kind }) => kind));
+  if (!pad.config.virtual_models[model]) return `Model ${model} names who answers: there is nothing to plan.`;
+  if (pad.config.virtual_models[model].private) return "A private request stays on the device, whatever the share.";
+  if (kinds.size < 2) return "There is one kind of endpoint only: nothing is shared.";
+  if (!pad.config.sharing_policies.includes(policy)) return `Policy ${policy} starts whom it names, whatever the share.`;
+  return "";
+}
+
+/** The share to ask for; `null` leaves it to the settings. */
+const askedShare = () => (pad.share === null || shareless() ? null : pad.share / 100);
+
+function drawShare() {
+  const why = shareless();
+  const slider = $("share");
+  const asSet = askedShare() === null;
+  if (asSet && pad.plan?.share != null) slider.value = 100 * pad.plan.share;
+  const said = why || (asSet ? `As set${pad.plan?.share == null ? "" : `: ${inTokens(pad.plan.share)}`}.` : `${inTokens(askedShare())}.`);
+  $("share-said").textContent = said;
+  slider.setAttribute("aria-valuetext", said);
+  slider.disabled = Boolean(why);
+  $("as-set").hidden = asSet;
+}
+
+const inTokens = (share) => `${Math.round(100 * share)} % of prompt tokens may go to the ${pad.plan?.of ?? "held-back kind"}`;
+
+/** Ask for the plan that the choices on this page make, once they rest; the last one asked for is drawn. */
+async function plan(rests_ms = 0) {
+  pad.planning?.abort();
+  const { signal } = (pad.planning = new AbortController());
+  await new Promise((resolve) => setTimeout(resolve, rests_ms));
+  if (signal.aborted) return;
+  const chosen = { policy: policyAsked(), share: askedShare() };
+  const asked = new URLSearchParams(Object.entries(chosen).filter(([, value]) => value != null && value !== ""));
+  try {
+    pad.plan = await (await ask(`/dashboard/api/plan?${asked}`, { signal })).json();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof Problem)) throw error;
+    $("plan").replaceChildren(element("p", { className: "hint", text: error.message }));
+    return;
+  }
+  drawShare();
+  $("plan-said").textContent = showPlan();
+}
+
+/** Draw the plan, with the prompt that would be sent now; the sentence that tells of it. */
+function showPlan() {
+  if (!pad.plan) return "";
+  $("plan").hidden = !pad.config.virtual_models[$("model").value];
+  const chars = messages($("prompt").value.trim()).reduce((sum, { content }) => sum + [...content].length, 0);
+  const promptTokens = chars ? Math.max(1, Math.round(chars / pad.plan.chars_per_token)) : undefined;
+  return drawPlan($("plan"), pad.plan, { promptTokens });
+}
+
+function slide() {
+  pad.share = $("share").valueAsNumber;
+  drawShare();
+  plan(150);
+}
+
+function asSet() {
+  pad.share = null;
+  $("share").focus();
+  drawShare();
+  plan();
+}
+
 // Copies
 
 /** What would be asked now; after an answer, and with no new prompt, what was asked last. */
@@ -409,6 +488,8 @@ async function load() {
     showLegend(config.endpoints);
     $("send").disabled = false;
     say("");
+    drawShare();
+    plan();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     $("send").disabled = true;
@@ -427,6 +508,10 @@ document.addEventListener("scroll", scrolled, { passive: true });
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 $("prompt").addEventListener("keydown", typed);
 $("stop").addEventListener("click", () => pad.abort.abort());
+$("share").addEventListener("input", slide);
+$("as-set").addEventListener("click", asSet);
+for (const choice of ["model", "policy"]) $(choice).addEventListener("change", () => { drawShare(); plan(); });
+$("prompt").addEventListener("input", showPlan);
 $("again").addEventListener("click", again);
 $("clear").addEventListener("click", clear);
 $("as-curl").addEventListener("click", () => show("As curl", asCurl()));
