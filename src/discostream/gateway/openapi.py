@@ -479,7 +479,7 @@ OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
     ),
     ("GET", "/"): _file("text/html", "The playground, for browsers."),
     ("GET", "/dashboard"): _file("text/html", "The dashboard, for browsers."),
-    ("GET", "/dashboard/request"): _file("text/html", "The page of the request that the query names by `id`."),
+    ("GET", "/dashboard/request"): _file("text/html", "A request's page; its `id` is in the query."),
     ("GET", "/pages/{part}"): {
         **_file("text/javascript", "A style sheet or script of these pages."),
         "parameters": [_PART],

@@ -1,4 +1,4 @@
-"""The playground, the dashboard and a request's page: they load nothing from elsewhere. And facts they ask for."""
+"""The pages, which load nothing from elsewhere, and the facts of the settings that they ask for."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def _facts(http: web.Request) -> web.Response:
 
 
 def _facts_of(disco: Disco) -> dict[str, object]:
-    """What the page shows of the settings: endpoints, prices, models, policies, and how fast answers are read."""
+    """What the page shows of the settings: endpoints, prices, models, policies, the pace of readers."""
     return {
         "consumption_tokens_per_s": disco.settings.migration.consumption_tokens_per_s,
         "policy": disco.settings.policy.name,
