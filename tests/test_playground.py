@@ -72,7 +72,6 @@ def test_every_control_is_reached_by_keyboard(browser: Any, tmp_path: Path) -> N
     settings = [
         "model",
         "policy",
-        "share",
         "summary All prompts alik",
         "max-tokens",
         "as-curl",
