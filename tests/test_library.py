@@ -225,6 +225,39 @@ async def test_other_rules_share_the_connection(tmp_path):
     assert len(recent(tmp_path / "ledger.db", 5)) == 2
 
 
+async def test_a_request_may_have_a_share_of_its_own(tmp_path):
+    """`share` plans one request as if the settings said so; what is planned can be seen without asking."""
+    async with connect(pair(tmp_path)) as disco:
+        drawn = disco.under(policy=PolicySettings(name="stochastic", constraint="server", share=0.0))
+        for share, started in ((None, 1), (1.0, 2), (0.0, 1)):
+            answer = drawn.stream("Count.", share=share)
+            assert [piece async for piece in answer]
+            assert len(answer.outcome.attempts) == started
+        plan = await drawn.plan_in_force(share=0.25)
+        (row,) = plan.rows
+        assert [action.share for action in row.actions] == [0.75, 0.25]
+        assert (plan.share.per_request, plan.share.kind, plan.requests) == (0.25, "server", 0)
+        assert plan.experience["laptop"].attempts == 3
+        assert (await drawn.plan_in_force()).requests == 1
+        assert (await drawn.plan_in_force("fast")).share is None
+
+
+async def test_a_plan_is_priced_once(tmp_path):
+    """The share's worth is known once it was asked for, and asked for anew with the next plan only."""
+    async with connect(pair(tmp_path)) as disco:
+        view = disco.under(policy=PolicySettings(name="optimal", constraint="server"))
+        assert [balance.shadow_price_s_per_unit for balance in await view.appraise()] == [None]
+        assert [piece async for piece in view.stream("Count.")]
+        assert [balance.shadow_price_s_per_unit for balance in view.balances] == [None]
+        (balance,) = await view.appraise()
+        assert balance.shadow_price_s_per_unit > 0
+        assert (balance.allowance.per_request, balance.allowance.multiplier) == (0.5, 1.0)
+        assert view.balances == (balance,)
+        known = view._worth.latest
+        await view.appraise()
+        assert view._worth.latest is known
+
+
 async def test_whoever_wants_to_know_is_told_of_what_was_settled(tmp_path, caplog):
     """Each callable is told once, by the time that the answer ends; one that raises harms nobody."""
     told = []

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import IN_A_BROWSER, NAMELESS, PHONE, WORDS, pair, visiting, written
+from browsing import IN_A_BROWSER, NAMELESS, PAIR, PHONE, WORDS, pair, visiting, written
+
+from discostream.ledger.queries import find, recent
 
 pytestmark = IN_A_BROWSER
 
@@ -69,15 +71,7 @@ def test_every_control_is_reached_by_keyboard(browser: Any, tmp_path: Path) -> N
     """Tab goes through all of them in reading order, and each shows that it has the focus."""
     with visiting(browser, pair(tmp_path)) as visit:
         reached = visit.tab_through(16)
-    settings = [
-        "model",
-        "policy",
-        "summary All prompts alik",
-        "max-tokens",
-        "as-curl",
-        "as-python",
-        "clear",
-    ]
+    settings = ["model", "policy", "summary All prompts alik", "max-tokens", "as-curl", "as-python", "clear"]
     examples = ["button Why is the sky b", "button Tell me how brea", "button Explain to a ten"]
     top = ["a Skip to the prom", "a Playground", "a Dashboard", "summary Settings"]
     assert reached[:16] == [*top, *settings, *examples, "prompt", "send"]
@@ -144,6 +138,74 @@ def test_copies_are_what_was_asked(browser: Any, tmp_path: Path) -> None:
     told = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     assert told["messages"] == [{"role": "user", "content": prompt}]
     assert told["extra_headers"] == {"x-disco-policy": "server-only"}
+
+
+SHARED = PAIR.replace('name = "offsets"', 'constraint = "server"\nshare = 0.0').replace(
+    "offsets = {{ cloud = 0.0, laptop = 0.2 }}", ""
+)
+
+
+def test_the_share_changes_the_plan_and_the_next_answer(browser: Any, tmp_path: Path) -> None:
+    """The slider's plan is drawn and told, requests go by it and by it alone, and it can be given back."""
+    config = written(tmp_path, SHARED, words=WORDS, laptop="", cloud="", gateway="")
+    with visiting(browser, config) as visit:
+        page, slider = visit.page, visit.page.get_by_label("Share")
+        page.get_by_label("Prompt").fill("Count to ten.")
+        assert (
+            page.locator("#share-said").text_content() == "As set: 0 % of prompt tokens may go to the server."
+        )
+        assert slider.input_value() == "0"
+        alone = "A prompt of about 3 tokens: laptop at once, cloud stands by."
+        assert visit.texts(".plan-here") == [alone]
+        slider.focus()
+        page.keyboard.press("End")
+        assert slider.get_attribute("aria-valuetext") == "100 % of prompt tokens may go to the server."
+        both = "A prompt of about 3 tokens: laptop and cloud at once."
+        page.locator(".plan-here", has_text="laptop and cloud at once").wait_for()
+        assert visit.texts(".plan-here") == visit.texts("#plan-said") == [both]
+        assert visit.texts(".plan-rows [aria-current]") == ["Any length: laptop and cloud at once."]
+        page.get_by_role("button", name="Copy as curl").click()
+        assert "x-disco-share: 1" in shlex.split(page.locator("#code-text").input_value())
+        page.get_by_role("button", name="Close").click()
+        page.get_by_label("Prompt").press("Enter")
+        visit.wait_until_done()
+        page.get_by_role("button", name="As set").click()
+        page.locator(".plan-here", has_text="cloud stands by").wait_for()
+        assert visit.page.evaluate("document.activeElement.id") == "share"
+        page.get_by_role("button", name="Regenerate").click()
+        page.locator("#status", has_text="Waiting").wait_for()
+        visit.wait_until_done()
+    as_set, asked = (
+        find(tmp_path / "ledger.db", each.request_id)[0] for each in recent(tmp_path / "ledger.db")
+    )
+    assert {(each.endpoint, round(each.start_offset_s, 1)) for each in asked.attempts} == {
+        ("laptop", 0.0),
+        ("cloud", 0.0),
+    }
+    assert [each.endpoint for each in as_set.attempts if each.ran_s] == ["laptop"]
+
+
+def test_a_share_that_would_change_nothing_cannot_be_set(browser: Any, tmp_path: Path) -> None:
+    """Policies and models without use for one disable the slider, and say why; others bring it back."""
+    with visiting(browser, pair(tmp_path)) as visit:
+        slider, said = visit.page.get_by_label("Share"), visit.page.locator("#share-said")
+        assert slider.is_disabled()
+        assert said.text_content() == "Policy offsets starts whom it names, whatever the share."
+        visit.page.get_by_label("Policy").select_option("stochastic")
+        assert slider.is_enabled()
+        slider.focus()
+        visit.page.keyboard.press("PageUp")
+        visit.page.locator(".plan-here", has_text="% of them").wait_for()
+        for model, why in (
+            ("cloud", "Model cloud names who answers"),
+            ("disco-private", "A private request stays on the device"),
+        ):
+            visit.page.get_by_label("Model").select_option(model)
+            assert slider.is_disabled()
+            assert said.text_content().startswith(why)
+            assert visit.page.locator("#plan").is_hidden()
+        visit.page.get_by_role("button", name="Copy as Python").click()
+        assert "x-disco-share" not in visit.page.locator("#code-text").input_value()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -43,6 +43,7 @@ from discostream.session.connection import FAILED, READY, STARTING, Connection
 from discostream.session.conversations import Conversations
 from discostream.session.embeddings import embedder_named
 from discostream.session.house import House, Surroundings, WhenSettled
+from discostream.session.in_force import PlanInForce, Worth, foreseen
 from discostream.session.knowledge import Knowledge
 from discostream.session.messages import Messages, as_fields, as_messages, refuse_broken_text
 from discostream.session.models import choice_of, refuse_taken_names
@@ -50,7 +51,6 @@ from discostream.session.pins import pinned_by_needs, refuse_impossible_pins, re
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Balance, Purse
-from discostream.session.standing import PlanInForce, Worth, foreseen
 from discostream.types import PROBE, Kind, Request, Sampling
 from discostream.wire.openai_schema import needs_of
 

@@ -264,7 +264,12 @@ async def test_what_is_so_now_is_looked_up(tmp_path: Path) -> None:
     assert spent[money] == pytest.approx(sums(idle, "disco_usd_total")[()])
     assert sums(busy, "disco_budget_held", "budget", "resource")[money] > 0
     assert sums(idle, "disco_budget_held", "budget", "resource") == {money: 0.0, share: 0.0}
-    assert set(sums(busy, "disco_budget_allowance", "budget", "resource")) == {money, share}
+    allowed = sums(busy, "disco_budget_allowance", "budget", "resource")
+    assert set(allowed) == {money, share}
+    assert sums(busy, "disco_budget_multiplier", "budget", "resource")[share] == allowed[share] / 0.25
+    prices = sums(busy, "disco_budget_shadow_price_seconds", "budget", "resource")
+    assert set(prices) == {money, share}
+    assert min(prices.values()) >= 0
 
 
 @pytest.mark.anyio

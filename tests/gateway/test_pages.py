@@ -183,6 +183,9 @@ async def test_the_facts_are_the_settings(tmp_path: Path) -> None:
     }
     assert "server-only" in facts["policies"]
     assert "offsets" not in facts["policies"]
+    assert facts["sharing_policies"] == ["disco", "optimal", "stochastic"]
+    assert facts["virtual_models"]["disco-fast"] == {"policy": "fast", "private": False}
+    assert facts["virtual_models"]["disco-private"] == {"policy": None, "private": True}
 
 
 async def test_policies_that_need_what_is_not_here_are_not_offered(tmp_path: Path) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import plans
 import pytest
+from plans import known_of
 from timetable import a_house, a_request, device, play, server
 
 from discostream import library
 from discostream.config import PolicySettings, Settings, settings_from
+from discostream.core.budget import Budget, Resource, Window
+from discostream.core.distributions import Distribution
+from discostream.core.profile import Known
 from discostream.errors import AllEndpointsFailed, ConfigError, NotConnected, RequestRejected
 from discostream.library import connect
 from discostream.session.pins import narrowed
+from discostream.session.planner import Planner
+from discostream.session.purse import Purse
 from discostream.types import Kind, Plan, Start
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +96,81 @@ async def test_the_library_pins_requests(tmp_path):
             disco.stream("hi", policy="optimum")
         with pytest.raises(RequestRejected, match="which policy 'server-only' does"):
             disco.stream("hi", policy="server-only", private=True)
+
+
+UNIFORM = Distribution.of_table(np.array([0.0, 1.0]), np.array([0.0, 10.0]))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A source that stands still."""
+
+    snapshot: Known
+
+    def known(self) -> Known:
+        return self.snapshot
+
+    def version(self) -> object:
+        return None
+
+
+def held_back(laptop, cloud, share: float):
+    """A house whose device waits for a server that speaks within ten seconds, all moments alike."""
+    known = known_of(plans.device(), plans.server(UNIFORM), prompts=100)
+    planner = Planner(PolicySettings(constraint="device", share=share), Fixed(known))
+    return replace(a_house([laptop, cloud]), planner=planner)
+
+
+@pytest.mark.parametrize(
+    ("share", "starts_s"), [(None, 8.0), (0.0, None), (0.03, 9.7), (0.5, 5.0), (0.8, 2.0), (1.0, 0.0)]
+)
+async def test_a_request_is_planned_by_its_own_share(share, starts_s):
+    """Of prompts of one length the device may take b, so it waits for F^-1(1 - b); b is 0.2 as set."""
+    house = held_back(device(ttft_s=0.1), server(ttft_s=60.0), 0.2)
+    played = await play(house, a_request(share=share))
+    starts = [each.start_offset_s for each in played.outcome.attempts if each.endpoint == "laptop"]
+    assert starts == pytest.approx([] if starts_s is None else [starts_s])
+    assert played.outcome.ttft_s == pytest.approx(60.0 if starts_s is None else starts_s + 0.1)
+    assert played.outcome.policy == "disco"
+
+
+async def test_a_hard_budget_is_kept_whatever_share_is_asked_for():
+    """All of the prompts for the server is what is asked, and a spent budget still keeps it from starting."""
+    spent = Budget(name="money", resource=Resource.USD, amount=0.0, window=Window.DAY, hard=True)
+    house = a_house([device(), server()], policy=PolicySettings(constraint="server"))
+    for purse, outcome in ((Purse(), "lost"), (Purse([spent]), "not_started")):
+        played = await play(replace(house, purse=purse), a_request(share=1.0))
+        assert played.outcomes == {"laptop": "won", "cloud": outcome}
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"share": 1.5}, "`share`: 1.5 is not a number from 0 to 1"),
+        ({"share": math.nan}, "`share`: nan is not a number from 0 to 1"),
+        ({"share": -0.1, "endpoint": "cloud"}, "`share`: -0.1 is not a number from 0 to 1"),
+        ({"share": 0.5, "policy": "fast"}, "policy 'fast' knows no share; name one that does .*optimal"),
+        ({"share": 0.5, "policy": "cheap"}, "policy 'cheap' knows no share"),
+    ],
+)
+async def test_shares_that_cannot_be_had_are_refused(asked, says, tmp_path):
+    """A share is a number from 0 to 1, of a policy that knows one; whichever named the policy."""
+    async with connect(settings(tmp_path)) as disco:
+        with pytest.raises(RequestRejected, match=says) as refused:
+            disco.submit(a_request(**asked))
+    assert refused.value.param == "share"
+
+
+async def test_a_share_needs_a_policy_in_force_that_knows_one(tmp_path):
+    """Where the settings' policy knows none, a request may name one that does; one endpoint needs none."""
+    async with connect(settings(tmp_path, name="server-only")) as disco:
+        with pytest.raises(RequestRejected, match="policy 'server-only' knows no share"):
+            disco.stream("hi", share=0.5)
+        for answer in (
+            disco.stream("hi", share=0.5, policy="disco"),
+            disco.stream("hi", share=0.5, model="laptop"),
+        ):
+            assert [piece async for piece in answer]
 
 
 async def test_privacy_in_the_settings_is_everybodys(tmp_path):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
+from threading import Event
 
+import anyio
+import anyio.lowlevel
 import numpy as np
 import pytest
 
 from discostream.config import PolicySettings
+from discostream.core.budget import POLICY_SHARE, Allowance, Resource
 from discostream.core.cost import Rates
 from discostream.core.distributions import Distribution
 from discostream.core.plugins import load_policy
 from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.errors import ConfigError
-from discostream.session.planner import REBUILD_AFTER, REBUILD_AFTER_S, Planner
+from discostream.session.planner import OTHERS, REBUILD_AFTER, REBUILD_AFTER_S, Planner
 from discostream.types import Kind, Start
 
 FREE = Rates(0.0, 0.0)
@@ -214,3 +219,104 @@ def test_a_table_that_would_fail_later_is_refused_when_it_is_made(longest, weigh
     )
     with pytest.raises(ConfigError, match=defect):
         planner.outlook(0.0)
+
+
+FOLLOWED = Allowance(POLICY_SHARE, Resource.SHARE, Kind.DEVICE, 0.9)
+
+
+def joining(planner):
+    """How often the device joins the server, by the policy that draws it."""
+    (weights,) = planner.outlook(0.0).table.weights.tolist()
+    return weights[1]
+
+
+@pytest.mark.parametrize(("share", "joins"), [(None, 0.9), (0.0, 0.0), (0.3, 0.3), (1.0, 1.0)])
+def test_a_share_of_its_own_is_planned_by_as_it_is(share, joins):
+    """What is left of the settings' share, 0.9 of it, is for requests without one, and for these alone."""
+    planner = a_planner(Sight(replace(KNOWN, allowances=(FOLLOWED,))), Later(), constraint="device")
+    assert joining(planner.under("stochastic", share)) == pytest.approx(joins)
+
+
+@pytest.mark.parametrize(("share", "joins"), [(0.1, 0.1), (0.8, 0.2)])
+def test_budgets_hold_whatever_share_is_asked_for(share, joins):
+    """A share of the settings' `[[budget]]` is the most that a request's own share can have."""
+    budget = Allowance("mostly remote", Resource.SHARE, Kind.DEVICE, 0.2)
+    planner = a_planner(Sight(replace(KNOWN, allowances=(FOLLOWED, budget))), Later())
+    assert joining(planner.under("stochastic", share)) == pytest.approx(joins)
+
+
+def test_clients_cannot_make_planners_without_end():
+    """Of many shares the latest are kept; one that is asked for again and again is among them."""
+    planner = a_planner(Sight(), Later())
+    often, once = planner.under(None, 0.5), planner.under(None, 0.25)
+    for n in range(OTHERS):
+        planner.under(None, n / 100)
+        assert planner.under("disco", 0.5) is often
+    assert len(planner._others) == OTHERS
+    assert planner.under(None, 0.25) is not once
+
+
+def test_asking_for_a_plan_leaves_no_trace():
+    """A planner to look at is a new one, or the one in force as soon as it has a table."""
+    planner = a_planner(Sight(), Later())
+    assert planner.foreseeing(None, None) is not planner
+    planner.outlook(0.0)
+    assert planner.foreseeing(None, None) is planner.foreseeing("disco", None) is planner
+    seen = planner.foreseeing("disco", 0.3)
+    assert seen is not planner.under("disco", 0.3)
+    assert (seen.settings.name, seen.settings.share) == ("disco", 0.3)
+    assert (planner.planned, len(planner._others)) == (1, 1)
+
+
+def test_requests_are_counted_from_the_table_on_that_plans_them():
+    """A table that waits to be used has planned nobody, whatever the one before it has."""
+    sight, later = Sight(), Later()
+    planner = a_planner(sight, later)
+    assert (planner.latest, planner.planned) == (None, 0)
+    first = planner.outlook(0.0)
+    planner.outlook(0.0)
+    assert (planner.latest, planner.planned) == (first, 2)
+    sight.moved += 1
+    planner.outlook(0.0)
+    assert planner.planned == 3
+    later.do()
+    assert planner.latest is not first
+    assert planner.planned == 0
+    assert planner.outlook(0.0) is planner.latest
+    assert planner.planned == 1
+    assert first.made_at_s <= planner.latest.made_at_s <= time.time()
+
+
+@pytest.mark.anyio
+async def test_a_first_table_is_made_once_and_holds_nobody_up():
+    """Who needs it waits for it, in a thread; all others go on meanwhile."""
+    planner, may_end, made = a_planner(Sight(), Later()).under(None, 0.3), Event(), []
+    policy = planner._policy
+
+    def slow(known, settings):
+        assert may_end.wait(10)
+        made.append(settings.share)
+        return policy(known, settings)
+
+    planner._policy = slow
+    async with anyio.create_task_group() as waiting:
+        for _ in range(3):
+            waiting.start_soon(planner.ready, 0.0)
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        assert (made, planner.latest) == ([], None)
+        may_end.set()
+    assert made == [0.3]
+    assert planner.outlook(0.0) is planner.latest
+
+
+@pytest.mark.anyio
+async def test_a_first_table_that_cannot_be_made_says_why():
+    """A policy's mistake reaches the request that waits, and the next one tries again."""
+    planner = a_planner(Sight(), Later())
+    planner._policy = lambda known, settings: PlanTable(
+        "odd", ("moon",), np.array([np.inf]), np.zeros((1, 1, 1)), np.ones((1, 1))
+    )
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"plans \['moon'\]"):
+            await planner.ready(0.0)

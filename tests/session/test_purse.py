@@ -192,6 +192,15 @@ def test_other_budgets_smooth_nothing():
         assert purse.smoothed(RACE, KINDS, 600) == RACE
 
 
+def test_a_share_of_its_own_is_kept_whatever_the_settings_owes():
+    """A request's own share lets it start although `policy.share` owes; other shares hold it back."""
+    ours = Budget(name="ours", resource=Resource.SHARE, amount=0.1, kind=Kind.SERVER)
+    for budgets, kept in (([share(0.1, hard=False)], True), ([share(0.1, hard=False), ours], False)):
+        purse = after(Purse(budgets, Clock()), 200, of_server=2000)
+        assert purse.smoothed(RACE, KINDS, 600) != RACE
+        assert (purse.smoothed(RACE, KINDS, 600, 0.9) == RACE) is kept
+
+
 def test_a_budget_without_anything_left_is_spent():
     """A budget of which nothing is left says so."""
     laptop, purse = device(), Purse([joules(0.0)], Clock())
@@ -398,6 +407,8 @@ def test_allowances_follow_what_was_spent():
     (allowance,) = purse.allowances(Kind.SERVER)
     assert (allowance.budget, allowance.resource, allowance.kind) == ("money", "usd", None)
     assert allowance.per_request == pytest.approx(0.2 / (12 * 408 / 12.96))
+    assert allowance.untouched == pytest.approx(1.0 / (24 * 408 / 12.96))
+    assert allowance.multiplier == pytest.approx(0.4)
 
 
 def test_a_new_day_expects_as_many_requests_as_the_last():
@@ -420,8 +431,24 @@ def test_a_share_starts_anew_when_prices_turn():
     (server_share,) = purse.allowances(Kind.SERVER)
     (device_share,) = purse.allowances(Kind.DEVICE)
     assert (first.kind, server_share.kind, device_share.kind) == ("server", "server", "device")
-    assert server_share.per_request < 0.5
-    assert device_share.per_request == 0.5
+    assert server_share.per_request == pytest.approx(0.5 - 0.5 / 32)
+    assert server_share.multiplier == pytest.approx(1.0 - 1.0 / 32)
+    assert (device_share.per_request, device_share.multiplier) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("budget", [usd(0.0), share(0.0)])
+def test_a_budget_of_nothing_is_on_no_course(budget):
+    """Where nothing may be spent there is nothing to compare with."""
+    (allowance,) = Purse([budget], Clock()).allowances(Kind.SERVER)
+    assert (allowance.per_request, allowance.multiplier) == (0.0, None)
+
+
+@pytest.mark.parametrize(("window", "renewal"), [(Window.HOUR, (22, 13)), (Window.DAY, (23, 0))])
+def test_a_balance_says_when_its_budget_renews(window, renewal):
+    """At noon an hour's budget renews at one, a day's at midnight, and a share never does."""
+    money, part = Purse([usd(1.0, window=window), share(0.5)], Clock()).balances()
+    assert (money.renews_at.day, money.renews_at.hour) == renewal
+    assert part.renews_at is None
 
 
 def test_allowances_count_what_is_under_way():

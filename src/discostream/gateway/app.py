@@ -146,6 +146,7 @@ async def _ready(http: web.Request) -> web.Response:
 
 
 async def _metrics(http: web.Request) -> web.Response:
+    await http.app[DISCO].appraise()
     return web.Response(body=http.app[METRICS].page(), headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -197,15 +197,21 @@ class _Standing(Collector):
         amount = _gauge("disco_budget_amount", "What may be spent in a window.", *BUDGETED)
         spent = _gauge("disco_budget_spent", "What was spent in the present window.", *BUDGETED)
         held = _gauge("disco_budget_held", "What is set aside for attempts under way.", *BUDGETED)
+        allowed = _gauge("disco_budget_allowance", "What plans let an average request use.", *BUDGETED)
+        steered = _gauge("disco_budget_multiplier", "That over what it is when on course.", *BUDGETED)
+        worth = _gauge("disco_budget_shadow_price_seconds", "TTFT that one more unit saves.", *BUDGETED)
         for balance in self._disco.balances:
             labels = [balance.budget.name, balance.budget.resource.value]
             amount.add_metric(labels, balance.budget.amount)
             spent.add_metric(labels, balance.spent)
             held.add_metric(labels, balance.held)
-        allowed = _gauge("disco_budget_allowance", "What plans let an average request use.", *BUDGETED)
-        for allowance in self._disco.allowances:
-            allowed.add_metric([allowance.budget, allowance.resource.value], allowance.per_request)
-        return iter((amount, spent, held, allowed))
+            if balance.allowance is not None:
+                allowed.add_metric(labels, balance.allowance.per_request)
+                if balance.allowance.multiplier is not None:
+                    steered.add_metric(labels, balance.allowance.multiplier)
+            if balance.shadow_price_s_per_unit is not None:
+                worth.add_metric(labels, balance.shadow_price_s_per_unit)
+        return iter((amount, spent, held, allowed, steered, worth))
 
 
 def _gauge(name: str, says: str, *labels: str) -> GaugeMetricFamily:

@@ -106,7 +106,7 @@ async def _facts(http: web.Request) -> web.Response:
 
 
 def _facts_of(disco: Disco) -> dict[str, object]:
-    """What the page shows of the settings: endpoints, prices, models, policies, the pace of readers."""
+    """What the page shows of the settings: endpoints, prices, models, policies, and the reader's pace."""
     return {
         "consumption_tokens_per_s": disco.settings.migration.consumption_tokens_per_s,
         "policy": disco.settings.policy.name,

@@ -1,4 +1,4 @@
-"""`GET /dashboard/api/plan` and `/dashboard/api/budgets`: who starts when, what it rests on, what is left."""
+"""`GET /dashboard/api/plan` and `/dashboard/api/budgets`: who starts when and why, and what may be spent."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from discostream.core.rows import Action, Row, in_line
 from discostream.core.survival import LearntDistribution
 from discostream.gateway.chat import DISCO
 from discostream.ledger.queries import utc
+from discostream.session.in_force import PlanInForce
 from discostream.session.knowledge import Experience
 from discostream.session.pins import refuse_unknown_policy, share_in
 from discostream.session.purse import Balance
-from discostream.session.standing import PlanInForce
 
 __all__ = ["plan_routes"]
 
@@ -25,7 +25,7 @@ TTFT_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 def plan_routes() -> list[web.RouteDef]:
-    """The routes that tell how planning stands."""
+    """The routes of both."""
     return [web.get("/dashboard/api/plan", _plan), web.get("/dashboard/api/budgets", _budgets)]
 
 

@@ -380,6 +380,7 @@ function drawShare() {
   slider.setAttribute("aria-valuetext", said);
   slider.disabled = Boolean(why);
   $("as-set").hidden = asSet;
+  $("plan").hidden = pad.config.virtual_models[$("model").value]?.private ?? true;
 }
 
 const inTokens = (share) => `${Math.round(100 * share)} % of prompt tokens may go to the ${pad.plan?.of ?? "held-back kind"}`;
@@ -407,7 +408,6 @@ async function plan(rests_ms = 0) {
 /** Draw the plan, with the prompt that would be sent now; the sentence that tells of it. */
 function showPlan() {
   if (!pad.plan) return "";
-  $("plan").hidden = !pad.config.virtual_models[$("model").value];
   const chars = messages($("prompt").value.trim()).reduce((sum, { content }) => sum + [...content].length, 0);
   const promptTokens = chars ? Math.max(1, Math.round(chars / pad.plan.chars_per_token)) : undefined;
   return drawPlan($("plan"), pad.plan, { promptTokens });

@@ -1,4 +1,4 @@
-"""How planning stands: the plan of a moment and what it rests on, and what more of each budget would buy."""
+"""The plan of a moment and what it rests on, and what more of each budget would buy."""
 
 from __future__ import annotations
 
