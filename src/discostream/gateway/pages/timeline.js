@@ -4,7 +4,7 @@ import { $, element } from "./dom.js";
 import { drawLanes } from "./lanes.js";
 import { plural, seconds, tokens } from "./format.js";
 
-/** From how long a silence counts as a stall where the gateway does not say: half a second. */
+/** From how long a gap in what the reader gets is a stall. */
 const STALL_S = 0.5;
 
 /** How many live requests are drawn, at most. */
@@ -20,7 +20,7 @@ export const KEY = "Thin: waiting for the first content. Thick: writing. Hatched
 export function ofLive({ age_s, attempts, seams, stalls }) {
   const lanes = attempts.map((attempt) => liveLane(attempt, age_s));
   const writer = attempts.find(({ endpoint, ttft_s }) => ttft_s !== null && (!seams.length || endpoint === seams[0].source));
-  return { lanes, ends: age_s, began: writer?.ttft_s ?? null, winner: writer?.endpoint, seams, stalls };
+  return { lanes, ends: age_s, began: writer?.ttft_s ?? null, winner: writer?.endpoint, ...seen(seams, stalls) };
 }
 
 function liveLane({ endpoint: who, start_offset_s: start, ttft_s, ended_s, state }, age_s) {
@@ -44,8 +44,13 @@ export function ofSettled({ attempts, migrations, ttft_s, winner, longest_gaps }
   const lanes = attempts.map((attempt) => settledLane(attempt, ttft_s));
   return {
     lanes, winner: migrations[0]?.source ?? winner, began: ttft_s, ends: Math.max(0.001, ...lanes.map(({ end }) => end)),
-    seams: migrations.filter(({ at_s }) => at_s !== null), stalls: longest_gaps.filter(({ for_s }) => for_s >= STALL_S),
+    ...seen(migrations, longest_gaps),
   };
+}
+
+/** Seams that have a moment, and gaps that are long. */
+function seen(seams, gaps) {
+  return { seams: seams.filter(({ at_s }) => at_s !== null), stalls: gaps.filter(({ for_s }) => for_s >= STALL_S) };
 }
 
 function settledLane({ endpoint: who, start_offset_s: start, ttft_s: first, ran_s, outcome, error, dropped }, won) {
@@ -112,7 +117,8 @@ export function showLive({ requests }) {
   rows.forEach((row, index) => { if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null); });
   $("live-count").textContent = requests.length > MOST_LIVE ? `${requests.length}, the oldest ${MOST_LIVE} shown` : requests.length || "";
   $("live-empty").hidden = requests.length > 0;
-  $("live-key").hidden = !requests.length;
+  if (requests.length) $("live-box").className = "used";
+  $("live-key").hidden = !$("live-box").className;
 }
 
 export function liveRow({ request_id }) {
