@@ -3,8 +3,8 @@
     python benchmarks/pictures.py docs
 
 draws those of the README and the documentation: on a desktop and on a phone, in light and in dark, smaller
-where Pillow is installed. The playground's show the embedded pair at work. The dashboard's show a gateway whose
-server has the delays and failures of a recorded service around a scripted text: it answers requests for two
+where Pillow is installed. The playground's show the embedded pair at work. The dashboard's show a gateway
+whose server has the delays and failures of a recorded service around a scripted text: it answers for two
 minutes, which are then spread over an hour of the ledger, and is drawn while it answers more.
 """
 

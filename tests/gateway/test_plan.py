@@ -70,9 +70,9 @@ class Gateway:
             return response.status, error["param"], error["message"]
 
     async def planned(self) -> Outlook:
-        """The first table, which is made in a thread from the start on."""
+        """What is planned by, as soon as there is a table."""
         with anyio.fail_after(5):
-            while (outlook := self.disco._planner.latest) is None:
+            while (outlook := self.disco._planner.latest) is None:  # noqa: ASYNC110 - made in a thread
                 await anyio.sleep(0.01)
         return outlook
 
@@ -113,6 +113,7 @@ async def test_the_plan_is_the_one_in_force(serving: Any, tmp_path: Path) -> Non
     """Its share, its time, how many it has planned, and every prompt in one row: short ones on the device."""
     world = settings(tmp_path, LAPTOP, CLOUD, policy={"share": 0.3, "constraint": "server"})
     async with serving(world) as gateway:
+        await gateway.planned()
         assert (await gateway.ask())[0] == 200
         told = await gateway.get("plan")
     assert (told["policy"], told["share"], told["of"], told["requests_since"]) == ("disco", 0.3, "server", 1)
