@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +18,8 @@ import pytest
 from browsing import IN_A_BROWSER, NAMELESS, PHONE, WORDS, Visit, opened, visiting, written
 from ledgers import FAILED, MOVED, RESCUED, write_ledger
 from processes import Serving, disco_serve
+
+from discostream.types import Outcome
 
 pytestmark = IN_A_BROWSER
 
@@ -58,7 +61,7 @@ path = "{{folder}}/ledger.db"
 MANY, WITHIN_S = 100_000, 3.0
 """How many requests the page must show, and how soon: far above what it takes, which the benchmark tells."""
 
-SHOWN = "performance.getEntriesByName('figures-shown').length"
+SHOWN = "() => performance.getEntriesByName('figures-shown').length"
 TILES = """() => Object.fromEntries([...document.querySelectorAll("#totals > div")].map(
     (tile) => [tile.children[0].textContent, tile.children[1].textContent]))"""
 ROWS = """(selector) => [...document.querySelectorAll(`${selector} tbody tr`)].map(
@@ -100,12 +103,18 @@ FAINT = """() => {
 """Texts whose contrast to what lies below them is under WCAG's 4.5, and how many texts there are."""
 
 
+def recorded(path: Path, settled: list[tuple[float, Outcome]]) -> None:
+    """Write a ledger from a thread of its own, as Playwright keeps an event loop in this one."""
+    with ThreadPoolExecutor(1) as other:
+        other.submit(write_ledger, path, settled).result()
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """One gateway for all tests that only look; three requests were settled within the last hour."""
     folder = tmp_path_factory.mktemp("dashboard")
     now = time.time()
-    write_ledger(folder / "ledger.db", [(now - 1800, MOVED), (now - 1200, RESCUED), (now - 600, FAILED)])
+    recorded(folder / "ledger.db", [(now - 1800, MOVED), (now - 1200, RESCUED), (now - 600, FAILED)])
     with disco_serve(written(folder, SLOW_PAIR, gateway="")) as serving:
         yield serving
 
@@ -146,7 +155,7 @@ def test_the_page_shows_what_the_json_says(browser: Any, gateway: Serving) -> No
         assert f"Policy {plan['policy']}" in visit.texts("#plan-basis")[0]
         assert {row[0] for row in visit.page.evaluate(ROWS, "#profiles")} == {"laptop", "cloud"}
         visit.page.locator("#outcomes summary").click()
-        over_time = visit.page.evaluate(ROWS, "#outcomes")
+        over_time = visit.page.evaluate(ROWS, "#outcomes .figures")
         assert [int(row[1]) for row in over_time] == overview["over_time"]["requests"]
         assert len(visit.texts(".chart canvas")) == len(visit.texts(".chart")) == 6
 
@@ -197,16 +206,16 @@ def test_what_is_chosen_stands_in_the_address(browser: Any, gateway: Serving) ->
         show(visit)
         visit.page.get_by_label("24 h").check()
         visit.page.get_by_label("Outcome").select_option("failed")
-        visit.page.wait_for_function("document.querySelectorAll('#requests tbody tr').length === 1")
+        visit.page.wait_for_function("() => document.querySelectorAll('#requests tbody tr').length === 1")
         visit.page.reload()
         show(visit)
         assert visit.page.get_by_label("24 h").is_checked()
         assert visit.page.get_by_label("Outcome").input_value() == "failed"
         assert visit.page.evaluate(TILES)["Requests"] == "1"
         visit.page.get_by_label("Policy").select_option("optimal")
-        visit.page.locator("#empty", has_text="No requests in the last 24 h that fit the filters").wait_for()
+        visit.page.locator("#empty", has_text="No request in the last 24 h fits the filters").wait_for()
         visit.page.go_back()
-        visit.page.wait_for_function("document.querySelector('#empty').hidden")
+        visit.page.wait_for_function("() => document.querySelector('#empty').hidden")
         assert visit.page.get_by_label("Policy").input_value() == ""
 
 
@@ -222,7 +231,6 @@ def test_every_control_is_reached_by_keyboard_and_has_a_name(browser: Any, gatew
     """Tab goes from the top in reading order; headings come in order; tables tell what their cells are of."""
     with opened(browser, gateway, "dashboard") as visit:
         show(visit)
-        visit.page.get_by_role("button", name="Pause").click()
         reached = visit.tab_through(8)
         assert reached[:3] == ["a Skip to the figu", "a Playground", "a Dashboard"]
         assert reached[-1] == "pause"
@@ -244,7 +252,7 @@ def test_a_phone_shows_all_of_it_legibly(browser: Any, scheme: str, gateway: Ser
             visit.page.locator({"d": ".scrolls", "": "#legend .token"}[path[:1]]).first.wait_for()
             found = visit.page.evaluate(FAINT)
             assert found["faint"] == [], path
-            assert found["seen"] > 20
+            assert found["seen"] > 15
             assert visit.page.evaluate(NARROW), path
             assert visit.page.evaluate("document.getAnimations().length") == 0
 
@@ -274,7 +282,7 @@ def test_one_key_serves_both_pages(browser: Any, tmp_path: Path) -> None:
         visit.page.keyboard.press("Enter")
         show(visit)
         assert visit.page.locator("#trouble").is_hidden()
-        assert visit.texts("#empty")[0].startswith("No requests in the last 1 h; widen it")
+        assert visit.texts("#empty")[0].startswith("No requests in the last 1 h; widen the range")
         assert all("401" in complaint for complaint in visit.complaints)
         visit.complaints.clear()
         visit.page.get_by_role("link", name="Playground").click()
@@ -309,7 +317,7 @@ def crowd(path: Path, many: int) -> None:
         replace(each, ttft_s=(0.2 + n / 100) if each.ttft_s else None, request_id=f"{n:08}")
         for n, each in enumerate([MOVED, RESCUED, FAILED, MOVED] * 25)
     ]
-    write_ledger(path, [(1.0, outcome) for outcome in outcomes])
+    recorded(path, [(1.0, outcome) for outcome in outcomes])
     with closing(sqlite3.connect(path)) as ledger, ledger:
         ledger.execute(
             "CREATE TEMP TABLE copies AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n "
@@ -324,6 +332,6 @@ def crowd(path: Path, many: int) -> None:
             )
         ledger.execute(
             "UPDATE request SET request_id = printf('%08x', id), recorded_at = strftime("
-            "'%Y-%m-%dT%H:%M:%fZ', 'now', (id - ?) * 26 || ' seconds')",
+            "'%Y-%m-%dT%H:%M:%fZ', 'now', ((id - ?) * 26) || ' seconds')",
             (many,),
         )

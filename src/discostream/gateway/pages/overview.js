@@ -29,8 +29,9 @@ export function showOverview(told) {
 }
 
 function emptyWords() {
-  const what = isFiltered() ? "that fits the filters; change them, or widen the range" : "; widen it, or ask something in the playground";
-  return `No requests ${rangeInWords()}${isFiltered() ? " " : ""}${what}.`;
+  const range = rangeInWords();
+  if (isFiltered()) return `No request ${range} fits the filters; change them, or widen the range.`;
+  return `No requests ${range}; widen the range, or ask something in the playground.`;
 }
 
 function draw(id, what) {

@@ -11,7 +11,7 @@ const COLUMNS = [["Request"], ["Settled"], ["Policy"], ["Outcome"], ["Winner"], 
 
 /** Show the newest, with those that were asked for beyond them. */
 export function showRequests(requests) {
-  const empty = element("p", { className: "empty", text: `No settled request ${rangeInWords()} is like that.` });
+  const empty = element("p", { className: "empty", text: `No request was settled ${rangeInWords()}, or none that fits the filters.` });
   const scrolled = $("requests").firstElementChild?.scrollLeft ?? 0;
   const focused = document.activeElement?.closest("#requests") && document.activeElement.getAttribute("href");
   $("requests").replaceChildren(requests.length ? table("Settled requests, newest first", COLUMNS, requests.map(row)) : empty);
