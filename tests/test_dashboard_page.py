@@ -30,7 +30,7 @@ kind = "device"
 dialect = "scripted"
 answer = "{WORDS}"
 ttft_s = 0.3
-tbt_s = 0.08
+tbt_s = 0.05
 decode_joules_per_token = 0.5
 
 [[endpoint]]
@@ -39,7 +39,7 @@ kind = "server"
 dialect = "scripted"
 answer = "{WORDS}"
 ttft_s = 0.3
-tbt_s = 0.08
+tbt_s = 0.05
 prompt_usd_per_mtok = 2.5
 completion_usd_per_mtok = 9.0
 

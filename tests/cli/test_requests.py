@@ -14,7 +14,7 @@ from processes import disco, write_scripted_pair
 
 from discostream.cli.settled import requests
 from discostream.cli.timeline import timeline
-from discostream.cli.times import moment_of, span_of
+from discostream.core.times import moment_of, span_of
 from discostream.errors import ConfigError
 from discostream.ledger.queries import recent
 from discostream.types import AttemptOutcome

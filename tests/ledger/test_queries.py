@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from discostream.core.qoe import Gap
 from discostream.errors import ConfigError
 from discostream.ledger import migrations, queries
 from discostream.ledger.activity import activity
@@ -109,7 +110,7 @@ async def test_a_request_is_found_by_the_beginning_of_its_id(path, outcome):
         await ledger.record(rescued)
         (found,) = find(path, "abcd")
         assert find(path, "abce") == find(path, "abce")[:1] != [found]
-    assert found == Settled(recent(path, 1)[0], rescued.attempts, rescued.migrations)
+    assert found == Settled(recent(path, 1)[0], rescued.attempts, rescued.migrations, (Gap(0.35, 0.4),))
     assert (found.request.migrations, found.request.rescues) == (2, 1)
     assert (found.request.prompt_chars, found.request.stayed) == (48, "dear")
 

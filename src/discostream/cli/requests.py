@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from rich.padding import Padding
 from rich.table import Table
@@ -18,7 +16,7 @@ from discostream.cli.timeline import LEGEND, timeline, words
 from discostream.ledger.queries import RecordedRequest, Settled
 from discostream.types import Attempt, Migration
 
-__all__ = ["as_json", "listing", "show", "show_all"]
+__all__ = ["listing", "show", "show_all"]
 
 COLUMNS = ("id", "when", "policy", "outcome", "winner", "moved", "TTFT s", "tokens", "cost", "energy")
 ATTEMPTS = ("endpoint", "start s", "first s", "end s", "prompt", "cached", "answer", "cost", "energy")
@@ -26,14 +24,6 @@ STYLES = {"ok": "", "failed": "red", "cancelled": "yellow"}
 INDENT = (0, 0, 0, 2)
 
 say = partial(output.print, soft_wrap=False)
-
-
-def as_json(settled: Settled) -> dict[str, Any]:
-    """One request with its attempts and migrations, by the ledger's names."""
-    attempts, migrations = (
-        [asdict(each) for each in rows] for rows in (settled.attempts, settled.migrations)
-    )
-    return {**asdict(settled.request), "attempts": attempts, "migrations": migrations}
 
 
 def show_all(requests: Sequence[RecordedRequest], called: Mapping[str, str], now: datetime) -> None:
