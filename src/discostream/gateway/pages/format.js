@@ -65,7 +65,10 @@ export const fully = known((moment) => `${date.format(new Date(moment))}, ${cloc
 /** A `time` on an axis whose ticks are this many seconds apart. */
 export const tick = (at_s, apart_s) => (apart_s >= 86400 ? day : apart_s >= 60 ? minute : clock).format(new Date(1000 * at_s));
 
-export const ago = known((moment) => `${seconds(Math.max(0, Math.floor((Date.now() - new Date(moment)) / 1000)) || 0.00001).replace(/^0\u00a0ms$/, "a moment")} ago`);
+export const ago = known((moment) => {
+  const passed = Math.max(0, Math.round((Date.now() - new Date(moment)) / 1000));
+  return passed < 60 ? `${passed}${UNIT}s ago` : `${seconds(passed)} ago`;
+});
 
 /** Short forms for the ticks of an axis. */
 const brief = (value) => String(Number(value.toPrecision(4)));
