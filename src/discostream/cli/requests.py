@@ -80,7 +80,7 @@ def show(settled: Settled) -> None:
     """Print all that is known of one request, its attempts drawn over time."""
     say(Text(f"Request {settled.request.request_id}", "bold"))
     facts = Table.grid(padding=(0, 2, 0, 0))
-    for label, text in _facts(settled.request):
+    for label, text in (*_facts(settled.request), *_stalls(settled)):
         facts.add_row(label, Text(text))
     say(Padding(facts, INDENT))
     _draw(settled)
@@ -114,6 +114,12 @@ def _facts(request: RecordedRequest) -> Iterator[tuple[str, str]]:
         yield "error", one_line(request.error)
 
 
+def _stalls(settled: Settled) -> Iterator[tuple[str, str]]:
+    if settled.longest_gaps:
+        gaps = (f"{span(gap.for_s)} after {span(gap.at_s)}" for gap in settled.longest_gaps)
+        yield "stalls", ", ".join(gaps)
+
+
 def _draw(settled: Settled) -> None:
     lines = list(timeline(settled.attempts, settled.migrations, min(output.width, WIDEST) - INDENT[3]))
     if lines:
@@ -123,8 +129,9 @@ def _draw(settled: Settled) -> None:
 
 
 def _seam(migration: Migration) -> str:
+    at = "" if migration.at_s is None else f"after {span(migration.at_s)} "
     return (
-        f"‖ {migration.source} to {migration.target} at token {migration.at_token} (character "
+        f"‖ {migration.source} to {migration.target} {at}at token {migration.at_token} (character "
         f"{migration.at_char}) by {migration.by}, gap {span(migration.gap_s)}: {migration.reason}"
         + (f", {one_line(migration.why)}" if migration.why else "")
     )

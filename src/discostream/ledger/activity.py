@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from discostream.ledger.buckets import bucket, refuse_damaged_dates
+from discostream.ledger.buckets import Buckets
 from discostream.ledger.overview import EndpointSums, TtftFigures, endpoint_sums, sums
 from discostream.ledger.queries import Wanted, reading
 from discostream.types import Kind
@@ -76,8 +76,7 @@ def activity(path: str | Path, since: datetime) -> Activity:
     """
     with reading(path) as connection:
         connection.execute("BEGIN")
-        refuse_damaged_dates(connection, path)
-        lately = [bucket(connection, path, Wanted(since=since))]
+        lately = [Buckets(connection, path).of(Wanted(since=since))]
     added = sums(lately)
     return Activity(
         requests=added.requests,

@@ -7,7 +7,7 @@ for the interpreter, which running answers may be keeping busy.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,18 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discostream.ledger.queries import Wanted, columns_of, conditions, damaged, kind_of
-from discostream.types import PROBE, Kind, MigrationReason
+from discostream.types import Kind, MigrationReason
 
-__all__ = ["Bucket", "Moved", "Settled", "Started", "bucket", "joined", "refuse_damaged_dates"]
+__all__ = ["Bucket", "Buckets", "Moved", "Settled", "Started", "joined"]
 
 Floats = NDArray[np.float64]
 
 
 class Settled(NamedTuple):
-    """Requests that one endpoint won, or none; probes are none, but cost dollars and joules all the same.
+    """Requests with the same policy and the same winner, or none.
 
     Attributes:
-        wins: How many there are, probes included.
         first: The key of the first of them,
         last: and that of the last.
         raced: `None` in the file of an older version.
@@ -36,8 +35,8 @@ class Settled(NamedTuple):
         max_tbts_s: The longest gap of each answer of more than one token.
     """
 
+    policy: str
     winner: str | None
-    wins: int
     first: int
     last: int
     requests: int
@@ -54,17 +53,15 @@ class Settled(NamedTuple):
 
 
 class Started(NamedTuple):
-    """Attempts that were started at one endpoint; probes included.
+    """Attempts that were started at one endpoint.
 
     Attributes:
-        request: The key of the first of their requests.
         lost: Those that lost a race; whoever starts after the first content was delivered is in none.
         ttfts_s: From an attempt's start to its first content, where any came.
     """
 
     endpoint: str
     kind: Kind
-    request: int
     attempts: int
     lost: int
     failed: int
@@ -93,66 +90,98 @@ class Bucket:
     moved: tuple[Moved, ...]
 
 
-def bucket(connection: sqlite3.Connection, path: str | Path, wanted: Wanted) -> Bucket:
-    """What became of the requests that are wanted.
+class Buckets:
+    """Adds up the requests of one span after another.
 
     Args:
-        connection: To the ledger.
+        connection: To the ledger; in a transaction, if all is to be of one instant.
         path: Its file, for errors.
-        wanted: Which, with `since` at least.
 
     Raises:
         ConfigError: A row is damaged.
     """
-    condition, asked = conditions(wanted)
-    raced = "sum(raced)" if columns_of(connection, "request", ["raced"]) else "NULL"
-    values = {**asked, "probe": PROBE, "rescue": MigrationReason.RESCUE.value}
-    rows = connection.execute(_SETTLED.format(condition=condition, raced=raced), values).fetchall()
-    if not rows:
-        return Bucket((), (), ())
-    values |= {"first": min(row[2] for row in rows), "last": max(row[3] for row in rows)}
-    try:
-        started = connection.execute(_STARTED.format(condition=condition), values)
-        moved = connection.execute(_MOVED.format(condition=condition), values)
-        return Bucket(
-            tuple(Settled._make([*row[:-2], *map(_floats, row[-2:])]) for row in rows),
-            tuple(_started(path, *row) for row in started),
-            tuple(map(Moved._make, moved)),
-        )
-    except ValueError as error:
-        raise damaged(path, values["first"], error) from None
 
+    def __init__(self, connection: sqlite3.Connection, path: str | Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._raced = "sum(raced)" if columns_of(connection, "request", ["raced"]) else "NULL"
+        self._endpoints = tuple(self._find_endpoints())
+        self._refuse_damaged_dates()
 
-def _started(path: str | Path, endpoint: str, kind: str, request: int, *sums: Any) -> Started:
-    *added, ttfts_s = sums
-    return Started._make([endpoint, kind_of(path, request, kind), request, *added, _floats(ttfts_s)])
+    def of(self, wanted: Wanted) -> Bucket:
+        """What became of the requests that are wanted.
+
+        Raises:
+            ConfigError: A row is damaged.
+        """
+        condition, asked = conditions(wanted)
+        settled = tuple(self._settled(condition, asked))
+        if not settled:
+            return Bucket((), (), ())
+        keys = {"first": min(row.first for row in settled), "last": max(row.last for row in settled)}
+        started = tuple(self._started(condition, {**asked, **keys}))
+        return Bucket(settled, started, tuple(self._moved(condition, {**asked, **keys})))
+
+    def _settled(self, condition: str, values: Mapping[str, Any]) -> Iterator[Settled]:
+        for row in self._connection.execute(_SETTLED.format(raced=self._raced, condition=condition), values):
+            *counted, ttfts_s, max_tbts_s = row
+            yield Settled._make([*counted, _floats(ttfts_s), _floats(max_tbts_s)])
+
+    def _started(self, condition: str, values: Mapping[str, Any]) -> Iterator[Started]:
+        query = _STARTED.format(condition=condition)
+        for name, kind in self._endpoints:
+            at = {**values, "at": name, "kind": kind}
+            *counted, ttfts_s = self._connection.execute(query, at).fetchone()
+            if counted[0]:
+                yield Started._make([name, kind, *counted, _floats(ttfts_s)])
+
+    def _moved(self, condition: str, values: Mapping[str, Any]) -> Iterator[Moved]:
+        asked = {**values, "rescue": MigrationReason.RESCUE.value}
+        yield from map(Moved._make, self._connection.execute(_MOVED.format(condition=condition), asked))
+
+    def _find_endpoints(self) -> Iterator[tuple[str, Kind]]:
+        """All there ever were, each with the kind that it had, found one after the other by the index."""
+        found = self._connection.execute(_NEXT_ENDPOINT, ("", "")).fetchone()
+        while found is not None:
+            key, name, kind = found
+            yield name, kind_of(self._path, key, kind)
+            found = self._connection.execute(_NEXT_ENDPOINT, (name, kind)).fetchone()
+
+    def _refuse_damaged_dates(self) -> None:
+        """What is no date sorts before or behind all dates, so that no span would ever have it."""
+        if found := self._connection.execute(_NO_DATE).fetchone():
+            key, recorded_at = found
+            raise damaged(self._path, key, ValueError(f"recorded_at = {recorded_at!r} is no date"))
 
 
 _SETTLED = """
-SELECT winner, count(*), min(request.id), max(request.id),
-       count(*) FILTER (WHERE policy != :probe),
-       count(*) FILTER (WHERE policy != :probe AND request.outcome = 'failed'),
-       count(*) FILTER (WHERE policy != :probe AND request.outcome = 'cancelled'),
-       {raced}, sum(migrations),
-       coalesce(sum(prompt_tokens) FILTER (WHERE policy != :probe), 0),
-       coalesce(sum(completion_tokens) FILTER (WHERE policy != :probe), 0),
-       total(usd), total(joules),
-       group_concat(ttft_s) FILTER (WHERE policy != :probe),
-       group_concat(max_tbt_s) FILTER (WHERE policy != :probe)
-FROM request WHERE {condition} GROUP BY winner
+SELECT policy, winner, min(id), max(id), count(*),
+       count(*) FILTER (WHERE outcome = 'failed'), count(*) FILTER (WHERE outcome = 'cancelled'),
+       {raced}, sum(migrations), sum(prompt_tokens), sum(completion_tokens), total(usd), total(joules),
+       group_concat(CAST(ttft_s * 1e12 AS INTEGER)), group_concat(CAST(max_tbt_s * 1e12 AS INTEGER))
+FROM request WHERE {condition} GROUP BY policy, winner
 """
 _STARTED = """
-SELECT endpoint, kind, min(attempt.request), count(*),
-       count(*) FILTER (WHERE attempt.outcome = 'lost' AND start_offset_s < request.ttft_s),
+SELECT count(*), count(*) FILTER (WHERE attempt.outcome = 'lost' AND start_offset_s < request.ttft_s),
        count(*) FILTER (WHERE attempt.outcome = 'failed'),
        sum(attempt.prompt_tokens), sum(attempt.completion_tokens),
        total(attempt.usd), total(attempt.joules),
-       group_concat(attempt.ttft_s - start_offset_s)
+       group_concat(CAST((attempt.ttft_s - start_offset_s) * 1e12 AS INTEGER))
 FROM attempt CROSS JOIN request ON request.id = attempt.request
-WHERE attempt.request BETWEEN :first AND :last AND attempt.outcome != 'not_started' AND {condition}
-GROUP BY endpoint, kind
+WHERE attempt.endpoint = :at AND attempt.kind = :kind AND attempt.request BETWEEN :first AND :last
+  AND attempt.outcome != 'not_started' AND {condition}
 """
 """In the order of their keys, among which those of the span are: half the time of looking each up."""
+_NEXT_ENDPOINT = """
+SELECT * FROM (
+    SELECT request, endpoint, kind FROM attempt WHERE endpoint = ?1 AND kind > ?2 ORDER BY kind LIMIT 1
+)
+UNION ALL SELECT * FROM (
+    SELECT request, endpoint, kind FROM attempt WHERE endpoint > ?1 ORDER BY endpoint, kind LIMIT 1
+)
+LIMIT 1
+"""
+_NO_DATE = "SELECT id, recorded_at FROM request WHERE recorded_at < '1970' OR recorded_at >= ':' LIMIT 1"
 _MOVED = """
 SELECT source, target, count(*), count(*) FILTER (WHERE reason = :rescue)
 FROM migration CROSS JOIN request ON request.id = migration.request
@@ -167,21 +196,8 @@ def joined(parts: Iterable[Floats]) -> Floats:
 
 
 def _floats(listed: str | None) -> Floats:
-    return np.array(_FLOATS.decode(f"[{listed or ''}]"))
+    """Seconds, from whole picoseconds, which SQLite writes down in half the time that fractions take it."""
+    return np.array(_INTEGERS.decode(f"[{listed or ''}]"), np.float64) / 1e12
 
 
-_FLOATS = msgspec.json.Decoder(list[float])
-
-
-def refuse_damaged_dates(connection: sqlite3.Connection, path: str | Path) -> None:
-    """What is no date sorts before or behind all dates, so that no span would ever have it.
-
-    Raises:
-        ConfigError: Naming one.
-    """
-    if found := connection.execute(_NO_DATES).fetchone():
-        key, recorded_at = found
-        raise damaged(path, key, ValueError(f"recorded_at = {recorded_at!r} is no date"))
-
-
-_NO_DATES = "SELECT id, recorded_at FROM request WHERE recorded_at < '1970' OR recorded_at >= ':' LIMIT 1"
+_INTEGERS = msgspec.json.Decoder(list[int])

@@ -86,6 +86,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE request ADD COLUMN longest_gaps TEXT",
         "ALTER TABLE migration ADD COLUMN at_s REAL",
         """
+        CREATE INDEX attempt_by_endpoint ON attempt (
+            endpoint, kind, request, outcome, start_offset_s, ttft_s,
+            prompt_tokens, completion_tokens, usd, joules
+        )
+        """,
+        """
         UPDATE request SET raced = 1 < (
             SELECT count(*) FROM attempt
             WHERE attempt.request = request.id AND outcome != 'not_started' AND start_offset_s < coalesce(

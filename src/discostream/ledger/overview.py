@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from discostream.ledger.buckets import Bucket, Floats, Started, bucket, joined, refuse_damaged_dates
-from discostream.ledger.queries import Wanted, damaged, reading, utc
-from discostream.types import Kind
+from discostream.ledger.buckets import Bucket, Buckets, Floats, Started, joined
+from discostream.ledger.queries import Wanted, conditions, damaged, reading, utc
+from discostream.types import PROBE, Kind
 
 __all__ = [
     "Cdf",
@@ -214,26 +214,33 @@ def overview(path: str | Path, wanted: Wanted) -> Overview:
     """
     with reading(path) as connection:
         connection.execute("BEGIN")
-        refuse_damaged_dates(connection, path)
+        summed = Buckets(connection, path)
         since, until = _span(connection, path, wanted)
         width_s, starts = _starts(since, until)
         spans = zip([since, *starts[1:]], [*starts[1:], until], strict=True)
-        buckets = [bucket(connection, path, replace(wanted, since=start, until=end)) for start, end in spans]
-        policies = connection.execute(_POLICIES, {"since": utc(since), "until": utc(until)}).fetchall()
+        buckets = [summed.of(replace(wanted, since=start, until=end)) for start, end in spans]
+        policies = _policies(connection, replace(wanted, since=since, until=until), buckets)
     return Overview(
         since=utc(since),
         until=utc(until),
         totals=sums(buckets),
         endpoints=tuple(endpoint_sums(buckets)),
-        policies=tuple(name for (name,) in policies),
+        policies=policies,
         ttft_cdf=_cdfs(buckets),
         over_time=_over_time(width_s, starts, buckets),
     )
 
 
-_POLICIES = """
-SELECT DISTINCT policy FROM request WHERE recorded_at >= :since AND recorded_at < :until ORDER BY policy
-"""
+def _policies(connection: sqlite3.Connection, wanted: Wanted, buckets: Sequence[Bucket]) -> tuple[str, ...]:
+    """All that planned in a span, in order of name; looked for only where not all of them are wanted."""
+    span = Wanted(since=wanted.since, until=wanted.until)
+    if wanted == span:
+        return tuple(sorted({row.policy for each in buckets for row in each.settled}))
+    condition, asked = conditions(span)
+    found = connection.execute(f"SELECT DISTINCT policy FROM request WHERE {condition}", asked)  # noqa: S608
+    return tuple(sorted(name for (name,) in found))
+
+
 _FIRST = "SELECT id, recorded_at FROM request ORDER BY recorded_at LIMIT 1"
 _LAST = "SELECT id, recorded_at FROM request ORDER BY recorded_at DESC LIMIT 1"
 
@@ -266,7 +273,8 @@ def _starts(since: datetime, until: datetime) -> tuple[int, list[datetime]]:
 
 def sums(buckets: Sequence[Bucket]) -> Sums:
     """What came of all requests."""
-    rows = [row for each in buckets for row in each.settled]
+    paid = [row for each in buckets for row in each.settled]
+    rows = [row for row in paid if row.policy != PROBE]
     requests, failed, cancelled = (
         sum(getattr(row, name) for row in rows) for name in ("requests", "failed", "cancelled")
     )
@@ -277,20 +285,20 @@ def sums(buckets: Sequence[Bucket]) -> Sums:
         failed=failed,
         cancelled=cancelled,
         raced=sum(raced) if len(raced) == len(rows) else None,
-        migrations=sum(row.migrations for row in rows),
+        migrations=sum(row.migrations for row in paid),
         rescues=sum(moved.rescues for each in buckets for moved in each.moved),
-        usd=sum((row.usd for row in rows), 0.0),
-        joules=sum((row.joules for row in rows), 0.0),
+        usd=sum((row.usd for row in paid), 0.0),
+        joules=sum((row.joules for row in paid), 0.0),
         prompt_tokens=sum(row.prompt_tokens for row in rows),
         completion_tokens=sum(row.completion_tokens for row in rows),
-        ttft_s=_ttft_figures(joined(row.ttfts_s for row in rows)),
+        ttft_s=_ttft_figures(_ttfts(buckets)),
         max_tbt_s=_tbt_figures(joined(row.max_tbts_s for row in rows)),
     )
 
 
 def endpoint_sums(buckets: Sequence[Bucket]) -> Iterator[EndpointSums]:
     """What each endpoint did and cost, in order of name."""
-    wins = _by_name((row.winner, row.wins) for each in buckets for row in each.settled)
+    wins = _by_name((row.winner, row.requests) for each in buckets for row in each.settled)
     away = _by_name((row.source, row.handoffs) for each in buckets for row in each.moved)
     arrived = _by_name((row.target, row.handoffs) for each in buckets for row in each.moved)
     for name, rows in _started(buckets).items():
@@ -324,6 +332,11 @@ def _by_name(counts: Iterable[tuple[str | None, int]]) -> Counter[str | None]:
     return added
 
 
+def _ttfts(buckets: Sequence[Bucket]) -> Floats:
+    """As delivered, in rising order."""
+    return joined(row.ttfts_s for each in buckets for row in each.settled if row.policy != PROBE)
+
+
 def _ttft_figures(ordered_s: Floats) -> TtftFigures | None:
     if not ordered_s.size:
         return None
@@ -342,9 +355,8 @@ def _quantiles(ordered: Floats, *shares: float) -> list[float]:
 
 
 def _cdfs(buckets: Sequence[Bucket]) -> Cdfs:
-    delivered = joined(row.ttfts_s for each in buckets for row in each.settled)
     return Cdfs(
-        delivered=_cdf(delivered),
+        delivered=_cdf(_ttfts(buckets)),
         endpoints={
             name: _cdf(joined(row.ttfts_s for row in rows)) for name, rows in _started(buckets).items()
         },
@@ -381,7 +393,7 @@ def _over_time(width_s: int, starts: Sequence[datetime], buckets: Sequence[Bucke
 
 def _endpoint_over_time(name: str, buckets: Sequence[Bucket]) -> EndpointOverTime:
     return EndpointOverTime(
-        wins=[sum(row.wins for row in each.settled if row.winner == name) for each in buckets],
+        wins=[sum(row.requests for row in each.settled if row.winner == name) for each in buckets],
         usd=[sum((row.usd for row in each.started if row.endpoint == name), 0.0) for each in buckets],
         joules=[sum((row.joules for row in each.started if row.endpoint == name), 0.0) for each in buckets],
     )

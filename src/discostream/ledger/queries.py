@@ -241,7 +241,7 @@ def page(
 
 def conditions(wanted: Wanted) -> tuple[str, dict[str, Any]]:
     """Which rows of `request` are wanted, in SQL, and the values for it."""
-    asked = {name: value for name, value in asdict(wanted).items() if value is not None}
+    asked = {name: getattr(wanted, name) for name in _CONDITIONS if getattr(wanted, name) is not None}
     told = {name: utc(value) if isinstance(value, datetime) else value for name, value in asked.items()}
     return " AND ".join(_CONDITIONS[name] for name in asked) or "true", told
 
