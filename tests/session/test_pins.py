@@ -137,7 +137,8 @@ async def test_a_request_is_planned_by_its_own_share(share, starts_s):
 async def test_a_hard_budget_is_kept_whatever_share_is_asked_for():
     """All of the prompts for the server is what is asked, and a spent budget still keeps it from starting."""
     spent = Budget(name="money", resource=Resource.USD, amount=0.0, window=Window.DAY, hard=True)
-    house = a_house([device(), server()], policy=PolicySettings(constraint="server"))
+    pair = device(ttft_s=0.1), server(ttft_s=1.0)
+    house = a_house(pair, policy=PolicySettings(constraint="server"))
     for purse, outcome in ((Purse(), "lost"), (Purse([spent]), "not_started")):
         played = await play(replace(house, purse=purse), a_request(share=1.0))
         assert played.outcomes == {"laptop": "won", "cloud": outcome}

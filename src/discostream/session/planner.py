@@ -180,6 +180,8 @@ class Planner:
         Raises:
             ConfigError: As from `outlook`.
         """
+        if self.latest is not None:
+            return
         async with self._first:
             if self.latest is None:
                 self._note_rebuild(at)

@@ -385,14 +385,14 @@ function drawShare() {
 
 const inTokens = (share) => `${Math.round(100 * share)} % of prompt tokens may go to the ${pad.plan?.of ?? "held-back kind"}`;
 
-/** Ask for the plan that the choices on this page make, once they rest; the last one asked for is drawn. */
+/** Draw the plan that the choices on this page make, once they rest; the sentence that tells of it, if it came to that. */
 async function plan(rests_ms = 0) {
   pad.planning?.abort();
   const { signal } = (pad.planning = new AbortController());
   await new Promise((resolve) => setTimeout(resolve, rests_ms));
   if (signal.aborted) return;
-  const chosen = { policy: policyAsked(), share: askedShare() };
-  const asked = new URLSearchParams(Object.entries(chosen).filter(([, value]) => value != null && value !== ""));
+  const choices = { policy: policyAsked(), share: askedShare() };
+  const asked = new URLSearchParams(Object.entries(choices).filter(([, value]) => value != null && value !== ""));
   try {
     pad.plan = await (await ask(`/dashboard/api/plan?${asked}`, { signal })).json();
   } catch (error) {
@@ -402,7 +402,7 @@ async function plan(rests_ms = 0) {
     return;
   }
   drawShare();
-  $("plan-said").textContent = showPlan();
+  return showPlan();
 }
 
 /** Draw the plan, with the prompt that would be sent now; the sentence that tells of it. */
@@ -413,17 +413,21 @@ function showPlan() {
   return drawPlan($("plan"), pad.plan, { promptTokens });
 }
 
+/** Another choice was made: draw it, and tell those who do not see it. */
+async function chosen(rests_ms = 0) {
+  drawShare();
+  $("plan-said").textContent = (await plan(rests_ms)) || $("plan-said").textContent;
+}
+
 function slide() {
   pad.share = $("share").valueAsNumber;
-  drawShare();
-  plan(150);
+  chosen(150);
 }
 
 function asSet() {
-  pad.share = null;
+  pad.share = pad.plan = null; // what the settings' share comes to is yet to be asked
   $("share").focus();
-  drawShare();
-  plan();
+  chosen();
 }
 
 // Copies
@@ -510,7 +514,7 @@ $("prompt").addEventListener("keydown", typed);
 $("stop").addEventListener("click", () => pad.abort.abort());
 $("share").addEventListener("input", slide);
 $("as-set").addEventListener("click", asSet);
-for (const choice of ["model", "policy"]) $(choice).addEventListener("change", () => { drawShare(); plan(); });
+for (const choice of ["model", "policy"]) $(choice).addEventListener("change", () => chosen());
 $("prompt").addEventListener("input", showPlan);
 $("again").addEventListener("click", again);
 $("clear").addEventListener("click", clear);
