@@ -57,8 +57,8 @@ around = "scripted"
 inner = { answer = "WORDS" }
 ttft = "gpt-4o"
 tokens_per_s = 40.0
-refuse_rate = 0.01
-break_rate = 0.03
+refuse_rate = 0.03
+break_rate = 0.1
 break_after_tokens = 25
 prompt_usd_per_mtok = 2.5
 completion_usd_per_mtok = 10.0
@@ -69,18 +69,18 @@ name = "optimal"
 
 [[budget]]
 name = "cloud"
-usd = 3.00
-per = "day"
+usd = 5.00
+per = "hour"
 
 [[budget]]
 name = "battery"
-joules = 60000
+joules = 300000
 per = "hour"
 """
 PROMPT = "Explain to a ten-year-old what lighthouse keepers did, and why their weather books still matter."
 WORDS = " ".join(f"word{n}" for n in range(200))
 
-BUSY_S, CLIENTS, SPREAD_S = 120.0, 6, 3600.0
+BUSY_S, CLIENTS, SPREAD_S = 120.0, 8, 3600.0
 """How long requests are answered and by how many clients they are sent, and over how long they are spread."""
 
 VIEWS = {
@@ -91,7 +91,7 @@ VIEWS = {
 }
 SIZES = {
     "playground": {"desktop": (1180, 860), "phone": (390, 844)},
-    "dashboard": {"desktop": (1180, 1440), "phone": (390, 844)},
+    "dashboard": {"desktop": (1180, 1260), "phone": (390, 844)},
 }
 
 
@@ -134,7 +134,7 @@ def keep_asking(url: str, until_s: float, seed: int) -> None:
     rng = random.Random(seed)
     while time.monotonic() < until_s:
         asked = {
-            "messages": [{"role": "user", "content": "why " * int(rng.lognormvariate(4.2, 0.9))}],
+            "messages": [{"role": "user", "content": words(rng, int(rng.lognormvariate(4.2, 0.9)))}],
             "max_tokens": rng.randint(20, 200),
             "stream": True,
         }
@@ -147,6 +147,11 @@ def keep_asking(url: str, until_s: float, seed: int) -> None:
         except urllib.error.URLError:
             pass  # the dashboard shows it
         time.sleep(rng.expovariate(1.0))
+
+
+def words(rng: random.Random, many: int) -> str:
+    """A prompt that nobody has read before."""
+    return " ".join(f"word{rng.randrange(100_000)}" for _ in range(1 + many))
 
 
 def busy(url: str, for_s: float) -> ThreadPoolExecutor:
@@ -182,12 +187,12 @@ def take(browser: Any, url: str, name: str, drawn: Callable[[Any, str], None], f
 
 
 def shrink(path: Path) -> None:
-    """Write a picture anew in 128 colours, which it hardly shows."""
+    """Write a picture anew in 256 colours, which it hardly shows."""
     try:
         from PIL import Image
     except ModuleNotFoundError:
         return
-    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
