@@ -1,6 +1,6 @@
 // Curves over time and distributions, drawn by uPlot; every one of them is also a sentence and a table.
 
-import { table } from "./dom.js";
+import { renew, table } from "./dom.js";
 import { NONE, tick } from "./format.js";
 
 const { uPlot } = window;
@@ -59,10 +59,7 @@ export class Chart {
     if (!this.details.open || !this.what) return;
     const { columns, rows } = this.what;
     const title = this.figure.querySelector("h3").textContent;
-    const holder = this.figure.querySelector(".figures");
-    const scrolled = holder.firstElementChild?.scrollTop ?? 0;
-    holder.replaceChildren(table(title, columns, rows()));
-    holder.firstElementChild.scrollTop = scrolled;
+    renew(this.figure.querySelector(".figures"), table(title, columns, rows()));
   }
 }
 

@@ -26,8 +26,14 @@ export function facts(rows) {
   return rows.flatMap(([term, value]) => [element("dt", { text: term }), element("dd", {}, value)]);
 }
 
-/** Replace what an element holds, unless it says the same already: a reader's place and selection stay. */
+/** Replace what an element holds, unless it says the same already; a reader's place in it stays. */
 export function renew(holder, ...children) {
   const fresh = element("div", {}, ...children);
-  if (holder.innerHTML !== fresh.innerHTML) holder.replaceChildren(...fresh.childNodes);
+  if (holder.innerHTML === fresh.innerHTML) return;
+  const { scrollLeft = 0, scrollTop = 0 } = holder.firstElementChild ?? {};
+  const held = holder.contains(document.activeElement) ? document.activeElement.getAttribute("href") : undefined;
+  holder.replaceChildren(...fresh.childNodes);
+  Object.assign(holder.firstElementChild ?? {}, { scrollLeft, scrollTop });
+  const again = [...holder.querySelectorAll("a, [tabindex]")].find((one) => one.getAttribute("href") === held);
+  again?.focus({ preventScroll: true });
 }

@@ -25,7 +25,7 @@ export function showOverview(told) {
   draw("wins", wins(told, over, span));
   draw("spend", spend(told, over, span));
   draw("burn", burn(told, over, span));
-  $("endpoints").replaceChildren(endpointTable(told.endpoints));
+  renew($("endpoints"), endpointTable(told.endpoints));
 }
 
 function emptyWords() {

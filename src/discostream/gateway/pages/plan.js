@@ -9,18 +9,13 @@ const FIGURE = "figure";
 let shown = null;
 
 export function showPlan(plan) {
-  const fresh = JSON.stringify(plan);
-  if (fresh !== shown) draw(plan);
-  shown = fresh;
-  $("plan-age").textContent = ago(plan.made_at);
-}
-
-function draw(plan) {
   const share = plan.share === null ? "" : `, with ${percent(plan.share)} of prompt tokens on the ${plan.of}`;
-  $("plan-basis").replaceChildren(`Policy ${plan.policy}${share}. Rebuilt `, element("time", { id: "plan-age", dateTime: plan.made_at, title: fully(plan.made_at) }), `; ${plural(plan.requests_since, "request")} planned by it since.`);
-  drawPlan($("plan-strip"), plan);
+  $("plan-basis").replaceChildren(`Policy ${plan.policy}${share}. Rebuilt `, element("time", { dateTime: plan.made_at, title: fully(plan.made_at), text: ago(plan.made_at) }), `; ${plural(plan.requests_since, "request")} planned by it since.`);
+  const fresh = JSON.stringify([plan.rows, plan.endpoints, plan.prompt_tokens]);
+  if (fresh !== shown) drawPlan($("plan-strip"), plan);
+  shown = fresh;
   renew($("plan-forecast"), ...facts(forecast(plan)));
-  $("profiles").replaceChildren(profiles(plan.profiles));
+  renew($("profiles"), profiles(plan.profiles));
 }
 
 function forecast({ forecast: expected, prompt_tokens: prompts, answer_tokens: answers }) {

@@ -14,22 +14,19 @@ let settled = false;
 
 async function show(signal) {
   if (settled) return;
-  const [{ endpoints }, told, live] = await Promise.all([
-    get("/playground.json", { signal }),
-    get(`/dashboard/api/requests/${encodeURIComponent(ID)}`, { signal }).catch(noneYet),
-    get("/dashboard/api/live", { signal }),
-  ]);
+  const [{ endpoints }, live] = await Promise.all(["/playground.json", "/dashboard/api/live"].map((path) => get(path, { signal })));
   showLegend(endpoints);
-  const running = live.requests.filter(({ request_id }) => request_id === ID);
-  if (!running.length && !told.requests.length) throw new Problem(`No request ${ID || "without an id"} runs or is in the ledger; it may be an old link, or another gateway’s.`);
-  settled = !running.length;
-  if (running.length) showRunning(running[0]);
-  else $("stories").replaceChildren(...told.requests.map(story));
+  const running = live.requests.find(({ request_id }) => request_id === ID);
+  if (running) showRunning(running);
+  else await showSettled(signal);
 }
 
-function noneYet(error) {
-  if (error.status !== 404) throw error;
-  return { requests: [] };
+async function showSettled(signal) {
+  const told = await get(`/dashboard/api/requests/${encodeURIComponent(ID)}`, { signal }).catch((error) => {
+    throw error.status === 404 ? new Problem(`No request ${ID || "without an id"} runs here or is in the ledger. Is the link an old one, or another gateway’s?`, 404) : error;
+  });
+  settled = true;
+  $("stories").replaceChildren(...told.requests.map(story));
 }
 
 function showRunning(request) {

@@ -1,6 +1,6 @@
 // The list of settled requests, newest first.
 
-import { $, element, table } from "./dom.js";
+import { $, element, renew, table } from "./dom.js";
 import { NONE, count, fully, joules, seconds, usd, when } from "./format.js";
 import { named } from "./looks.js";
 import { pageOf, short } from "./timeline.js";
@@ -12,11 +12,7 @@ const COLUMNS = [["Request"], ["Settled"], ["Policy"], ["Outcome"], ["Winner"], 
 /** Show the newest, with those that were asked for beyond them. */
 export function showRequests(requests) {
   const empty = element("p", { className: "empty", text: `No request was settled ${rangeInWords()}, or none that fits the filters.` });
-  const scrolled = $("requests").firstElementChild?.scrollLeft ?? 0;
-  const focused = document.activeElement?.closest("#requests") && document.activeElement.getAttribute("href");
-  $("requests").replaceChildren(requests.length ? table("Settled requests, newest first", COLUMNS, requests.map(row)) : empty);
-  $("requests").firstElementChild.scrollLeft = scrolled;
-  if (focused) $("requests").querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+  renew($("requests"), requests.length ? table("Settled requests, newest first", COLUMNS, requests.map(row)) : empty);
 }
 
 function row(request) {

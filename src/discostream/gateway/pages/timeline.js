@@ -17,7 +17,7 @@ export const KEY = "Thin: waiting for the first content. Thick: writing. Hatched
  * A live request as a story: `lanes` of its attempts, when the answer `began` and with whom, `seams`, `stalls`, and when it
  * `ends`, which is now.
  */
-export function ofLive({ age_s, attempts, seams, stalls }) {
+function ofLive({ age_s, attempts, seams, stalls }) {
   const lanes = attempts.map((attempt) => liveLane(attempt, age_s));
   const writer = attempts.find(({ endpoint, ttft_s }) => ttft_s !== null && (!seams.length || endpoint === seams[0].source));
   return { lanes, ends: age_s, began: writer?.ttft_s ?? null, winner: writer?.endpoint, ...seen(seams, stalls) };

@@ -3,6 +3,9 @@
 import { $ } from "./dom.js";
 import { Problem } from "./api.js";
 
+/** Without a key, and where there is nothing, asking again does not help. */
+const FINAL = [401, 404];
+
 const troubles = new Map();
 const watches = [];
 let paused = false;
@@ -28,16 +31,17 @@ export function every(seconds, task) {
   return turn;
 }
 
-async function tried(task, signal) {
+/** Do a task; whether it makes sense to do it again. */
+export async function tried(task, signal) {
   try {
     await task(signal);
     tell(task, null);
     return true;
   } catch (error) {
-    if (error.name === "AbortError") return false;
+    if (error.name === "AbortError") return false; // by what asks anew
     if (!(error instanceof Problem)) throw error;
     tell(task, error.message);
-    return error.status !== 401;
+    return !FINAL.includes(error.status);
   }
 }
 
