@@ -29,7 +29,7 @@ async def looked_at(
         tasks.start_soon(run, request, house, client)
         for at_s in moments_s:
             await anyio.sleep_until(request.arrived_at + at_s)
-            seen.append(house.live[client].now())
+            seen.append(house.live[client].as_of(anyio.current_time()))
         client.left.cancel()
     return seen, client.outcome
 
