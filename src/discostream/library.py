@@ -155,7 +155,9 @@ class Disco:
 
     def live(self) -> tuple[RequestNow, ...]:
         """How the requests stand that are being answered at this moment, the oldest first."""
-        return tuple(watched.now() for watched in self._live.values())
+        at = anyio.current_time()
+        found = (watched.as_of(at) for watched in self._live.values())
+        return tuple(sorted(found, key=lambda request: -request.age_s))
 
     @property
     def balances(self) -> tuple[Balance, ...]:

@@ -29,7 +29,7 @@ async def looked_at(
         tasks.start_soon(run, request, house, client)
         for at_s in moments_s:
             await anyio.sleep_until(request.arrived_at + at_s)
-            seen.append(house.live[client].now())
+            seen.append(house.live[client].as_of(anyio.current_time()))
         client.left.cancel()
     return seen, client.outcome
 
@@ -107,7 +107,7 @@ async def test_a_seam_that_never_left_us_has_no_moment():
     house = a_house([laptop, cloud], {"cloud": 0.0}, migrate=True)
     slowly = MigrationSettings(consumption_tokens_per_s=1.0)
     house = replace(house, migration=slowly, pacing=PacingSettings(mode="reading", max_lag_s=60.0))
-    (left,), outcome = await looked_at(house, a_request(), 1.0)
+    (left,), outcome = await looked_at(house, a_request(), 0.5)
     assert [seam.at_s for seam in left.seams] == [move.at_s for move in outcome.migrations] == [None]
 
 

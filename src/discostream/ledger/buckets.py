@@ -158,7 +158,7 @@ _SETTLED = """
 SELECT policy, winner, min(id), max(id), count(*),
        count(*) FILTER (WHERE outcome = 'failed'), count(*) FILTER (WHERE outcome = 'cancelled'),
        {raced}, sum(migrations), sum(prompt_tokens), sum(completion_tokens), total(usd), total(joules),
-       group_concat(CAST(ttft_s * 1e12 AS INTEGER)), group_concat(CAST(max_tbt_s * 1e12 AS INTEGER))
+       group_concat(CAST(ttft_s * 1e14 AS INTEGER)), group_concat(CAST(max_tbt_s * 1e14 AS INTEGER))
 FROM request WHERE {condition} GROUP BY policy, winner
 """
 _STARTED = """
@@ -166,7 +166,7 @@ SELECT count(*), count(*) FILTER (WHERE attempt.outcome = 'lost' AND start_offse
        count(*) FILTER (WHERE attempt.outcome = 'failed'),
        sum(attempt.prompt_tokens), sum(attempt.completion_tokens),
        total(attempt.usd), total(attempt.joules),
-       group_concat(CAST((attempt.ttft_s - start_offset_s) * 1e12 AS INTEGER))
+       group_concat(CAST((attempt.ttft_s - start_offset_s) * 1e14 AS INTEGER))
 FROM attempt CROSS JOIN request ON request.id = attempt.request
 WHERE attempt.endpoint = :at AND attempt.kind = :kind AND attempt.request BETWEEN :first AND :last
   AND attempt.outcome != 'not_started' AND {condition}
@@ -196,8 +196,11 @@ def joined(parts: Iterable[Floats]) -> Floats:
 
 
 def _floats(listed: str | None) -> Floats:
-    """Seconds, from whole picoseconds, which SQLite writes down in half the time that fractions take it."""
-    return np.array(_INTEGERS.decode(f"[{listed or ''}]"), np.float64) / 1e12
+    """Seconds. They come as whole numbers, which SQLite writes down in half the time that fractions take it.
+
+    In units of 1e-14 s a wait of a millisecond has eleven digits, and one of a day still fits.
+    """
+    return np.array(_INTEGERS.decode(f"[{listed or ''}]"), np.float64) / 1e14
 
 
 _INTEGERS = msgspec.json.Decoder(list[int])

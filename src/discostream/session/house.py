@@ -83,7 +83,7 @@ class House:
         purse: What may be spent.
         pacing: When tokens that have come are passed on.
         on_settled: Who is told of every request that was settled.
-        live: The requests that are being answered, by their clients, in the order in which they came.
+        live: The requests that are being answered, by their clients.
     """
 
     endpoints: Mapping[str, Endpoint]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-import anyio
-
 from discostream.core.handoff import State
 from discostream.core.qoe import Gap, longest_gaps
 from discostream.ledger.queries import utc
@@ -120,10 +118,10 @@ class Watched:
     written: Written
     delivery: Delivery
 
-    def now(self) -> RequestNow:
+    def as_of(self, at: float) -> RequestNow:
         """How it stands at this moment."""
-        at, delivered_s = anyio.current_time(), self.written.outlet.delivered_s
-        age_s, stands = at - self.request.arrived_at, self._stands()
+        delivered_s, stands = self.written.outlet.delivered_s, self._stands()
+        age_s = at - self.request.arrived_at
         return RequestNow(
             request_id=self.request.request_id,
             policy=told_policy(self.plan, self.request),
