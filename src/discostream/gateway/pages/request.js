@@ -86,7 +86,7 @@ function attempts({ attempts: rows }) {
 }
 
 function gaps({ longest_gaps: rows }) {
-  if (!rows.length) return [];
+  if (!rows?.length) return [];
   const shown = rows.map(({ at_s, for_s }) => [seconds(at_s), seconds(for_s)]);
   return [element("section", { className: "card narrow" }, element("h3", { text: "Longest gaps" }),
     table("When the reader got nothing, longest first", [["After"], ["For", FIGURE]], shown))];

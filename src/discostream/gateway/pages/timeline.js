@@ -4,9 +4,6 @@ import { $, element } from "./dom.js";
 import { drawLanes } from "./lanes.js";
 import { plural, seconds, tokens } from "./format.js";
 
-/** From how long a gap in what the reader gets is a stall. */
-const STALL_S = 0.5;
-
 /** How many live requests are drawn, at most. */
 const MOST_LIVE = 20;
 
@@ -20,7 +17,7 @@ export const KEY = "Thin: waiting for the first content. Thick: writing. Hatched
 function ofLive({ age_s, attempts, seams, stalls }) {
   const lanes = attempts.map((attempt) => liveLane(attempt, age_s));
   const writer = attempts.find(({ endpoint, ttft_s }) => ttft_s !== null && (!seams.length || endpoint === seams[0].source));
-  return { lanes, ends: age_s, began: writer?.ttft_s ?? null, winner: writer?.endpoint, ...seen(seams, stalls) };
+  return { lanes, ends: age_s, began: writer?.ttft_s ?? null, winner: writer?.endpoint, seams: timed(seams), stalls };
 }
 
 function liveLane({ endpoint: who, start_offset_s: start, ttft_s, ended_s, state }, age_s) {
@@ -40,18 +37,16 @@ function liveLane({ endpoint: who, start_offset_s: start, ttft_s, ended_s, state
 const started = (start) => (start >= 0.005 ? `started at ${seconds(start)}, ` : "");
 
 /** A settled request as such a story. */
-export function ofSettled({ attempts, migrations, ttft_s, winner, longest_gaps }) {
+export function ofSettled({ attempts, migrations, ttft_s, winner, ended_s, longest_gaps }) {
   const lanes = attempts.map((attempt) => settledLane(attempt, ttft_s));
   return {
-    lanes, winner: migrations[0]?.source ?? winner, began: ttft_s, ends: Math.max(0.001, ...lanes.map(({ end }) => end)),
-    ...seen(migrations, longest_gaps),
+    lanes, winner: migrations[0]?.source ?? winner, began: ttft_s, ends: ended_s ?? Math.max(...lanes.map(({ end }) => end)),
+    seams: timed(migrations), stalls: longest_gaps ?? [],
   };
 }
 
-/** Seams that have a moment, and gaps that are long. */
-function seen(seams, gaps) {
-  return { seams: seams.filter(({ at_s }) => at_s !== null), stalls: gaps.filter(({ for_s }) => for_s >= STALL_S) };
-}
+/** Those of which it is known when they were. */
+const timed = (seams) => seams.filter(({ at_s }) => at_s !== null);
 
 function settledLane({ endpoint: who, start_offset_s: start, ttft_s: first, ran_s, outcome, error, dropped }, won) {
   const after = first === null ? "" : `first content after ${seconds(first)}`;
@@ -71,14 +66,15 @@ function settledLane({ endpoint: who, start_offset_s: start, ttft_s: first, ran_
 /** Draw a story into a list, with a scale below or without. */
 export function drawStory(list, story, scaled = false) {
   const ends = story.lanes.filter(({ idle }) => !idle).map(({ end }) => end);
-  const axis = 1.02 * Math.max(0.05, story.ends, ...ends);
+  const until = Math.max(0.05, story.ends, ...ends);
+  const axis = 1.02 * until;
   const answer = story.began === null ? [] : [answerLane(story)];
-  const scale = scaled ? [scaleLane(story.ends)] : [];
+  const scale = scaled ? [scaleLane(until)] : [];
   drawLanes(list, [...story.lanes.map((lane) => attemptLane(lane, axis)), ...answer, ...scale], axis);
 }
 
-function scaleLane(ends) {
-  const marks = [0, ends / 2, ends].map((at) => ({ sign: at ? seconds(at) : "0", at, kind: "tick" }));
+function scaleLane(until) {
+  const marks = [0, until / 2, until].map((at) => ({ sign: at ? seconds(at) : "0", at, kind: "tick" }));
   return { who: "", said: "", plain: true, parts: [], marks };
 }
 
