@@ -249,6 +249,7 @@ def _span(connection: sqlite3.Connection, path: str | Path, wanted: Wanted) -> t
     """From which moment on, and before which."""
     now = datetime.now(UTC)
     until = wanted.until or max(now, _moment(connection, path, _LAST) or now) + TICK
+    until = max(until, EPOCH + TICK)
     since = wanted.since or min(_moment(connection, path, _FIRST) or now, until - TICK)
     return max(since, EPOCH), until
 

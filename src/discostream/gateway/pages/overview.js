@@ -145,7 +145,7 @@ function distribution({ ttft_cdf: { delivered, endpoints }, totals, endpoints: r
   return {
     x, spans: true, from: x[0] * 0.9, to: x.at(-1) * 1.1, tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
     lines: curves.map(({ curve, ...more }) => ({ ...more, values: shares(curve, x) })),
-    said: known.map(([name, many, ttft]) => `${name}: half within ${seconds(ttft.p50)}, 99\u00a0% within ${seconds(ttft.p99)} (${count(many)})`).join("; ") + ".",
+    said: known.map(([name, many, ttft]) => `${name}: half within ${seconds(ttft.p50)}, 99\u00a0% within ${seconds(ttft.p99)} (${count(many)})`).join("; ") + ". An endpoint’s count from the start of an attempt.",
     columns: [[""], ...figures(["Count", "Mean", "P50", "P90", "P99"])],
     rows: () => known.map(([name, many, ttft]) => [name, count(many), ...["mean", "p50", "p90", "p99"].map((part) => seconds(ttft[part]))]),
   };
@@ -164,7 +164,7 @@ function shares({ s, share }, x) {
 
 function endpointTable(endpoints) {
   const columns = [["Endpoint"], ["Kind"], ...figures(["Attempts", "Wins", "Lost", "Failed", "Moved from", "Moved to", "Prompt tokens", "Answer tokens", "Cost", "Energy", "TTFT P50", "P90", "P99"])];
-  return table("Every attempt counts, cancelled ones too. TTFT is from the request’s arrival.", columns, endpoints.map((each) => [
+  return table("Every attempt counts, cancelled ones too. TTFT is from the start of the attempt.", columns, endpoints.map((each) => [
     named(each.endpoint), each.kind,
     ...[each.attempts, each.wins, each.lost, each.failed, each.migrated_from, each.migrated_to, each.prompt_tokens, each.completion_tokens].map(count),
     usd(each.usd), joules(each.joules),
