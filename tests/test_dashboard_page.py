@@ -318,9 +318,10 @@ def crowd(path: Path, many: int) -> None:
     ]
     started = time.time() - 26 * many
     recorded(path, [(started + 26 * n, outcome) for n, outcome in enumerate(outcomes)])
+    ago = f"((id + 100 * n - {many}) * 26) || ' seconds'"
     anew = {
         "request_id": "printf('%08x', id + 100 * n)",
-        "recorded_at": f"strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', ((id + 100 * n - {many}) * 26) || ' seconds')",
+        "recorded_at": f"strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', {ago})",
     }
     with closing(sqlite3.connect(path)) as ledger, ledger:
         ledger.execute("CREATE TEMP TABLE copies (n)")
