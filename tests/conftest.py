@@ -1,12 +1,14 @@
-"""What tests of every layer share: the async backend, and the embedded model and engine."""
+"""What tests of every layer share: the async backend, the embedded model and engine, and a browser."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browsing import CHROMIUM
 
 from discostream.config import EndpointSettings, convert_options
 from discostream.endpoints.llamacpp import LlamaCppEndpoint
@@ -68,3 +70,13 @@ def _llamacpp(model: str = MODEL, **options: object) -> LlamaCppEndpoint:
         name="laptop", kind=Kind.DEVICE, dialect="llamacpp", model=model, options=options
     )
     return LlamaCppEndpoint(settings, convert_options(settings, LlamaCppEndpoint.Options))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; it lives for one module, as Playwright keeps an event loop running beside it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -80,6 +80,7 @@ MOVED = Outcome(
             gap_s=0.125,
             by=Carrier.TEXT,
             why="saves $0.0004",
+            at_s=1.0,
         ),
     ),
     delivered_s=(0.25, 0.5, 1.0),
@@ -102,7 +103,11 @@ RESCUED = replace(
         ),
         attempt("spare", AttemptOutcome.MIGRATED_TO, start_offset_s=1.0, ttft_s=1.5, usd=0.002, ran_s=1.0),
     ),
-    migrations=(replace(MOVED.migrations[0], target="spare", reason=MigrationReason.RESCUE, why="it broke"),),
+    migrations=(
+        replace(
+            MOVED.migrations[0], target="spare", reason=MigrationReason.RESCUE, why="it broke", at_s=None
+        ),
+    ),
     ttft_s=0.75,
     stayed="nothing is cheaper",
 )

@@ -56,6 +56,22 @@ def scripted(disco: Disco, name: str) -> ScriptedEndpoint:
     return endpoint
 
 
+async def test_running_requests_can_be_looked_at(tmp_path):
+    """A request is there while it is answered, with what was delivered, and neither before nor after."""
+    async with connect(pair(tmp_path, tbt_s=0.01)) as disco:
+        assert disco.live() == ()
+        answer = disco.stream("count")
+        first = await anext(answer)
+        (running,) = disco.live()
+        assert (running.request_id, running.delivered_tokens) == (answer.request.request_id, 1)
+        assert [attempt.endpoint for attempt in running.attempts] == [first.endpoint]
+        assert len([piece async for piece in answer]) == 2
+        assert disco.live() == ()
+        async with disco.stream("count") as left:
+            await anext(left)
+        assert disco.live() == ()
+
+
 async def test_an_answer_streams_and_settles(tmp_path):
     """Pieces say who made them; the outcome is there when the iteration ends, and in the ledger."""
     async with connect(pair(tmp_path)) as disco:

@@ -45,8 +45,10 @@ from discostream.session.embeddings import embedder_named
 from discostream.session.house import House, Surroundings, WhenSettled
 from discostream.session.in_force import PlanInForce, Worth, foreseen
 from discostream.session.knowledge import Knowledge
+from discostream.session.live import RequestNow, Watched
 from discostream.session.messages import Messages, as_fields, as_messages, refuse_broken_text
 from discostream.session.models import choice_of, refuse_taken_names
+from discostream.session.outlet import Sink
 from discostream.session.pins import pinned_by_needs, refuse_impossible_pins, refuse_impossible_plans
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
@@ -103,6 +105,7 @@ class Disco:
         self._planner = self._plan_under(settings)
         self._worth = Worth(settings.policy)
         self._running: Counter[str] = Counter()
+        self._live: dict[Sink, Watched] = {}
         self.on_settled: list[WhenSettled] = []
         self._connection = Connection()
 
@@ -149,6 +152,12 @@ class Disco:
     def running(self) -> dict[str, int]:
         """How many attempts run at each endpoint."""
         return {name: self._running[name] for name in self.endpoints}
+
+    def live(self) -> tuple[RequestNow, ...]:
+        """How the requests stand that are being answered at this moment, the oldest first."""
+        at = anyio.current_time()
+        found = (watched.as_of(at) for watched in self._live.values())
+        return tuple(sorted(found, key=lambda request: -request.age_s))
 
     @property
     def balances(self) -> tuple[Balance, ...]:
@@ -351,6 +360,7 @@ class Disco:
             self._purse,
             self.settings.pacing,
             self.on_settled,
+            self._live,
         )
         return begin(request, house, tasks)
 

@@ -5,6 +5,7 @@ Times are seconds of one process's monotonic clock (`_at`) or spans of it (`_s`)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -361,6 +362,8 @@ class Migration:
         at_char: How many characters had been delivered at the seam.
         gap_s: From the last piece before the seam to the first after it, as they came.
         why: What decided it: the figures of a move for cost, the failure or the silence behind a rescue.
+        at_s: From the request's arrival until the first token after the seam was delivered; `None` if none
+            was, or where an older version recorded it.
     """
 
     source: str
@@ -371,6 +374,7 @@ class Migration:
     gap_s: float
     by: Carrier
     why: str = ""
+    at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,6 +413,13 @@ class Outcome:
         if self.finish_reason is not None:
             return "ok"
         return "cancelled" if self.error is None else "failed"
+
+    @property
+    def raced(self) -> bool:
+        """Whether several attempts were started before any of them brought content."""
+        started = [each for each in self.attempts if each.outcome is not AttemptOutcome.NOT_STARTED]
+        first_s = min((each.ttft_s for each in started if each.ttft_s is not None), default=math.inf)
+        return sum(each.start_offset_s < first_s for each in started) > 1
 
     @property
     def usd(self) -> float:

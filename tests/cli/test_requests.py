@@ -14,7 +14,7 @@ from processes import disco, write_scripted_pair
 
 from discostream.cli.settled import requests
 from discostream.cli.timeline import timeline
-from discostream.cli.times import moment_of, span_of
+from discostream.core.times import moment_of, span_of
 from discostream.errors import ConfigError
 from discostream.ledger.queries import recent
 from discostream.types import AttemptOutcome
@@ -73,6 +73,7 @@ Request 5eed0001cafe
   TBT      mean 375 ms, P99 498 ms, longest 500 ms
   tokens   prompt 12 (48 characters), answer 30
   spent    $0.004, 1.5 J
+  stalls   500 ms after 500 ms
 
          0 s                      1.00 s                    2.00 s
   laptop ───────●━━━━━━━━━━━━━━━━━━━━━                             migrated from
@@ -80,8 +81,8 @@ Request 5eed0001cafe
   cloud                       ───────‖━━━━━━━━━━━━━━━━━━━━━━━━━━━━ migrated to
   spare                                            ○               not started
   ─ waiting, ● first content, ━ decoding, ‖ seam, ✕ failed, ○ planned start
-  ‖ laptop to cloud at token 10 (character 41) by text, gap 125 ms: cost, saves
-  $0.0004
+  ‖ laptop to cloud after 1.00 s at token 10 (character 41) by text, gap 125 ms:
+  cost, saves $0.0004
 
   endpoint  start s  first s  end s  prompt  cached  answer    cost  energy
   ──────────────────────────────────────────────────────────────────────────
@@ -165,7 +166,9 @@ def test_one_request_as_json_has_its_attempts_and_migrations(ledger, capsys):
     (told,) = json.loads(capsys.readouterr().out)["requests"]
     assert told["attempts"] == json.loads(json.dumps([asdict(each) for each in MOVED.attempts]))
     assert told["migrations"] == json.loads(json.dumps([asdict(each) for each in MOVED.migrations]))
+    assert told["longest_gaps"] == [{"at_s": 0.5, "for_s": 0.5}]
     assert (told["request_id"], told["usd"], told["rescues"]) == (MOVED.request_id, 0.004, 0)
+    assert (told["raced"], told["ended_s"]) == (True, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discostream.core.qoe import GapFigures, gap_figures, qoe, read_times, stalls, tbt_as_read
+from discostream.core.qoe import (
+    Gap,
+    GapFigures,
+    gap_figures,
+    longest_gaps,
+    qoe,
+    read_times,
+    stalls,
+    tbt_as_read,
+)
 
 deliveries = st.lists(st.floats(0.0, 5.0), min_size=1, max_size=60).map(np.cumsum)
 paces = st.floats(0.5, 50.0)
@@ -105,3 +114,17 @@ def test_no_tokens_have_no_qoe():
     """There is nothing to judge, and no number that would say so."""
     with pytest.raises(ValueError, match="without tokens"):
         qoe([], 4.8)
+
+
+def test_the_longest_gaps_are_told_with_when_they_began():
+    """Only what is longer than a quarter of a second, the longest first, and of equals the earlier first."""
+    times = [0.5, 0.5, 0.75, 1.25, 2.25, 2.75, 2.75]
+    assert longest_gaps(times) == (Gap(1.25, 1.0), Gap(0.75, 0.5), Gap(2.25, 0.5))
+    assert longest_gaps([3.0]) == longest_gaps([]) == ()
+
+
+def test_of_many_gaps_the_longest_eight_are_told():
+    """An answer that stalls all the time does not fill the ledger."""
+    gaps_s = [0.5 + n / 64 for n in range(20)]
+    told = longest_gaps(np.cumsum([0.0, *gaps_s]))
+    assert [gap.for_s for gap in told] == gaps_s[:-9:-1]

@@ -1,10 +1,10 @@
-"""The playground's files and facts, and annotated streams, on real sockets."""
+"""The pages' files, the playground's facts, and annotated streams, on real sockets."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from itertools import groupby
@@ -15,12 +15,18 @@ import aiohttp
 import anyio
 import openai
 import pytest
+from yarl import URL
 
 from discostream.config import Settings, settings_from
 from discostream.gateway.app import serve
 from discostream.gateway.pages import PAGES
 
 pytestmark = pytest.mark.anyio
+
+FOLDER = Path(str(files("discostream.gateway"))) / "pages"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".LICENSE": "text/plain"}
+VENDORED = {"https://github.com"}
+"""Where uPlot says it is from."""
 
 ANSWER = "One two three four five six seven eight nine ten."
 LAPTOP = {
@@ -76,12 +82,17 @@ def text_of(chunks: list[dict[str, Any]]) -> str:
     return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
 
-@pytest.mark.parametrize(("path", "kind"), [(path, kind) for path, (_, kind) in PAGES.items()])
-async def test_pages_come_under_a_strict_policy(path: str, kind: str, tmp_path: Path) -> None:
+async def test_pages_come_under_a_strict_policy(tmp_path: Path) -> None:
     """Each file has its type, may load from here only, may stand in no frame, and names itself to nobody."""
-    async with serving(settings(tmp_path, LAPTOP)) as session, session.get(path) as response:
-        headers = response.headers
-        assert (response.status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
+    async with serving(settings(tmp_path, LAPTOP)) as session:
+        for path, file in PAGES.items():
+            async with session.get(path) as response:
+                kind = f"{TYPES[Path(file).suffix]}; charset=utf-8"
+                assert (response.status, response.headers["Content-Type"]) == (200, kind)
+                refuses_what_is_foreign(response.headers)
+
+
+def refuses_what_is_foreign(headers: Mapping[str, str]) -> None:
     rules = set(headers["Content-Security-Policy"].split("; "))
     assert {f"{what}-src 'self'" for what in ("script", "style", "connect")} <= rules
     assert {
@@ -104,16 +115,31 @@ async def test_an_unchanged_page_is_not_sent_again(tmp_path: Path) -> None:
             assert response.status == 200
 
 
-def test_the_page_asks_for_nothing_from_elsewhere() -> None:
-    """What it loads is served here, and no address of another host stands in any of its files."""
-    folder = files("discostream.gateway").joinpath("pages")
-    page = folder.joinpath("index.html").read_text(encoding="utf-8")
-    asked = {link for link in re.findall(r'(?:src|href)="([^"]*)"', page) if link[0] not in "#d"}
-    assert asked == set(PAGES) - {"/"}
-    assert " style=" not in page
-    for file, _ in PAGES.values():
-        told = folder.joinpath(file).read_text(encoding="utf-8")
-        assert set(re.findall(r"https?://[^/'\"]+", told)) <= {"http://www.w3.org"}, file
+async def test_only_the_pages_own_files_are_shown(tmp_path: Path) -> None:
+    """No other file of the package, or of the machine, can be had by its path."""
+    async with serving(settings(tmp_path, LAPTOP)) as session:
+        for path in ("/pages/app.py", "/pages/..%2Fapp.py", "/pages/%2Fetc%2Fpasswd"):
+            async with session.get(URL(path, encoded=True)) as response:
+                assert response.status == 404, path
+
+
+def test_the_pages_ask_for_nothing_from_elsewhere() -> None:
+    """All they load is served here, all that is served is loaded, and no address of another host is told."""
+    texts = {path: FOLDER.joinpath(file).read_text(encoding="utf-8") for path, file in PAGES.items()}
+    asked = {"/pages/vendor/uPlot.LICENSE"}
+    for path, text in texts.items():
+        asked |= set(re.findall(r'(?:src|href)="(/[^"]*)"', text))
+        asked |= {f"/pages/{name}" for name in re.findall(r'from "\./([^"]*)"', text)}
+        known = VENDORED if "/vendor/" in path else {"http://www.w3.org"}
+        assert set(re.findall(r"https?://[^/'\"]+", text)) <= known, path
+        assert " style=" not in text, path
+    assert asked | {"/dashboard/request"} == set(PAGES)
+
+
+def test_the_package_has_every_file_of_the_folder() -> None:
+    """Nothing lies about that no page shows."""
+    lying = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
+    assert lying == set(PAGES.values())
 
 
 async def test_the_page_needs_no_key_and_its_facts_do(

@@ -81,6 +81,7 @@ RACE = Outcome(
             gap_s=0.4,
             by=Carrier.TEXT,
             why="cheaper there",
+            at_s=0.75,
         ),
     ),
     delivered_s=(0.25, 0.35, 0.75),

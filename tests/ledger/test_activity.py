@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +9,6 @@ import pytest
 from ledgers import FAILED, MOVED, RESCUED, attempt, write_ledger
 
 from discostream.errors import ConfigError
-from discostream.ledger import activity as module
 from discostream.ledger.activity import Activity, EndpointActivity, Ttft, activity
 from discostream.ledger.store import Ledger
 from discostream.types import PROBE, AttemptOutcome, Kind
@@ -74,23 +71,3 @@ def test_a_ledger_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no ledger yet"):
         activity(tmp_path / "none.db", NOON)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        module._REQUESTS,
-        module._RESCUES,
-        module._TTFTS,
-        module._WINS,
-        module._BY_ENDPOINT,
-        module._TTFTS_BY_ENDPOINT,
-    ],
-)
-def test_only_the_span_is_looked_at(path, query):
-    """However many requests there are, those of the span are found by an index."""
-    with Ledger(path), closing(sqlite3.connect(path)) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", {"start": "2026", "probe": PROBE})
-        steps = [step for *_, step in plan]
-    assert any("INDEX request_by_recorded_at (recorded_at>?)" in step for step in steps)
-    assert not any(step.startswith("SCAN") for step in steps)

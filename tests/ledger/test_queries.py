@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from discostream.core.qoe import Gap
 from discostream.errors import ConfigError
 from discostream.ledger import migrations, queries
 from discostream.ledger.activity import activity
+from discostream.ledger.overview import overview
 from discostream.ledger.queries import (
     EndpointTotals,
     Settled,
@@ -21,13 +23,15 @@ from discostream.ledger.queries import (
     Wanted,
     find,
     history,
+    page,
     recent,
+    settled_as,
     shortest_beginnings,
     spent_since,
     totals,
 )
 from discostream.ledger.store import Ledger
-from discostream.types import PROBE, Kind, MigrationReason
+from discostream.types import PROBE, AttemptOutcome, Kind, MigrationReason
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOBODY = 65534
@@ -100,6 +104,40 @@ async def test_recent_requests_can_be_chosen(path, outcome, wanted, found):
     assert [request.request_id for request in recent(path, 1, wanted)] == found[:1]
 
 
+async def test_pages_follow_each_other(path, outcome):
+    """Each goes on where the one before ended, also among requests of one moment, and the last says so."""
+    with Ledger(path) as ledger:
+        for number in range(7):
+            await ledger.record(outcome(request_id=f"r-{number}"), NOON.timestamp() + number // 3)
+    seen, before = [], None
+    for _ in range(3):
+        requests, before = page(path, 3, Wanted(policy="disco"), before)
+        seen += [request.request_id for request in requests]
+    assert seen == [f"r-{number}" for number in range(6, -1, -1)]
+    assert before is None
+    assert page(path, 7) == (recent(path, 7), None)
+    assert page(path, 3, before=1) == page(path, 3, before=99) == ([], None)
+
+
+async def test_a_page_is_found_by_an_index(path):
+    """However many there are, no more are looked at than are told."""
+    with Ledger(path), closing(sqlite3.connect(path)) as connection:
+        query = f"SELECT id FROM request WHERE {queries._BEFORE} ORDER BY recorded_at DESC, id DESC LIMIT 3"
+        steps = [step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {query}", {"before": 1})]
+    assert any("INDEX request_by_recorded_at (recorded_at<?)" in step for step in steps)
+    assert not any("TEMP" in step for step in steps)
+
+
+async def test_exactly_this_id_is_found(path, outcome):
+    """Every request that has it, the newest first; not one whose ID only begins so, and none is no error."""
+    with Ledger(path) as ledger:
+        for request_id in ("ab", "abc", "ab"):
+            await ledger.record(outcome(request_id=request_id))
+    assert settled_as(path, "ab") == find(path, "ab")
+    assert len(settled_as(path, "ab")) == 2
+    assert settled_as(path, "a") == []
+
+
 async def test_a_request_is_found_by_the_beginning_of_its_id(path, outcome):
     """With its attempts and migrations; a rescue is counted among the migrations, and by itself."""
     rescue = replace(outcome().migrations[0], reason=MigrationReason.RESCUE)
@@ -109,7 +147,7 @@ async def test_a_request_is_found_by_the_beginning_of_its_id(path, outcome):
         await ledger.record(rescued)
         (found,) = find(path, "abcd")
         assert find(path, "abce") == find(path, "abce")[:1] != [found]
-    assert found == Settled(recent(path, 1)[0], rescued.attempts, rescued.migrations)
+    assert found == Settled(recent(path, 1)[0], rescued.attempts, rescued.migrations, (Gap(0.35, 0.4),))
     assert (found.request.migrations, found.request.rescues) == (2, 1)
     assert (found.request.prompt_chars, found.request.stayed) == (48, "dear")
 
@@ -339,6 +377,42 @@ async def test_a_file_of_version_2_is_read_as_it_is(path, monkeypatch):
     ((_, old),) = history(path, 5)
     assert (old.request_id, old.stayed) == ("old", None)
     assert [(attempt.endpoint, attempt.dropped) for attempt in old.attempts] == [("laptop", None)]
+
+
+async def test_a_file_of_version_3_is_read_as_it_is(path, monkeypatch):
+    """It does not say who raced, nor how the answer went on; what it does say is added up."""
+    write_version(3, path, monkeypatch)
+    (old,) = find(path, "old")
+    assert (old.request.raced, old.request.ended_s, old.longest_gaps) == (None, None, None)
+    totals = overview(path, Wanted()).totals
+    assert (totals.requests, totals.raced, totals.usd) == (1, None, 0.002)
+
+
+async def test_an_upgrade_works_out_who_raced(path, outcome):
+    """Of requests that an older version recorded, too, as if this one had recorded them."""
+    laptop, cloud, spare = outcome().attempts
+    early, content = replace(cloud, start_offset_s=0.125), {"start_offset_s": 0.0, "ttft_s": 0.5}
+    settled = [
+        outcome(attempts=attempts)
+        for attempts in (
+            (laptop, cloud, spare),
+            (laptop, early),
+            (laptop, replace(early, outcome=AttemptOutcome.NOT_STARTED)),
+            (replace(laptop, ttft_s=None), replace(cloud, start_offset_s=9.0)),
+            (replace(laptop, **content), replace(cloud, **content), replace(cloud, start_offset_s=1.0)),
+            (),
+        )
+    ]
+    with Ledger(path) as ledger:
+        for one in settled:
+            await ledger.record(one)
+    recorded = [request.raced for request in recent(path)][::-1]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE request SET raced = NULL")
+        connection.execute(migrations.MIGRATIONS[3][-1])
+        connection.commit()
+    assert recorded == [request.raced for request in recent(path)][::-1] == [one.raced for one in settled]
+    assert recorded == [False, True, False, True, True, False]
 
 
 async def test_a_file_of_version_1_is_upgraded_and_read(path, monkeypatch, outcome):

@@ -69,6 +69,9 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "migrations": 1,
         "error": None,
         "stayed": None,
+        "raced": 0,
+        "ended_s": 0.75,
+        "longest_gaps": "[[0.35,0.4]]",
     }
     assert [attempt["endpoint"] for attempt in attempts] == ["laptop", "cloud", "spare"]
     assert attempts[1] == {
@@ -102,6 +105,7 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "gap_s": 0.4,
         "by": "text",
         "why": "cheaper there",
+        "at_s": 0.75,
     }
 
 

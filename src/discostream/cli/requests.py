@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from rich.padding import Padding
 from rich.table import Table
@@ -18,7 +16,7 @@ from discostream.cli.timeline import LEGEND, timeline, words
 from discostream.ledger.queries import RecordedRequest, Settled
 from discostream.types import Attempt, Migration
 
-__all__ = ["as_json", "listing", "show", "show_all"]
+__all__ = ["listing", "show", "show_all"]
 
 COLUMNS = ("id", "when", "policy", "outcome", "winner", "moved", "TTFT s", "tokens", "cost", "energy")
 ATTEMPTS = ("endpoint", "start s", "first s", "end s", "prompt", "cached", "answer", "cost", "energy")
@@ -26,14 +24,6 @@ STYLES = {"ok": "", "failed": "red", "cancelled": "yellow"}
 INDENT = (0, 0, 0, 2)
 
 say = partial(output.print, soft_wrap=False)
-
-
-def as_json(settled: Settled) -> dict[str, Any]:
-    """One request with its attempts and migrations, by the ledger's names."""
-    attempts, migrations = (
-        [asdict(each) for each in rows] for rows in (settled.attempts, settled.migrations)
-    )
-    return {**asdict(settled.request), "attempts": attempts, "migrations": migrations}
 
 
 def show_all(requests: Sequence[RecordedRequest], called: Mapping[str, str], now: datetime) -> None:
@@ -90,7 +80,7 @@ def show(settled: Settled) -> None:
     """Print all that is known of one request, its attempts drawn over time."""
     say(Text(f"Request {settled.request.request_id}", "bold"))
     facts = Table.grid(padding=(0, 2, 0, 0))
-    for label, text in _facts(settled.request):
+    for label, text in (*_facts(settled.request), *_stalls(settled)):
         facts.add_row(label, Text(text))
     say(Padding(facts, INDENT))
     _draw(settled)
@@ -124,6 +114,12 @@ def _facts(request: RecordedRequest) -> Iterator[tuple[str, str]]:
         yield "error", one_line(request.error)
 
 
+def _stalls(settled: Settled) -> Iterator[tuple[str, str]]:
+    if settled.longest_gaps:
+        gaps = (f"{span(gap.for_s)} after {span(gap.at_s)}" for gap in settled.longest_gaps)
+        yield "stalls", ", ".join(gaps)
+
+
 def _draw(settled: Settled) -> None:
     lines = list(timeline(settled.attempts, settled.migrations, min(output.width, WIDEST) - INDENT[3]))
     if lines:
@@ -133,8 +129,9 @@ def _draw(settled: Settled) -> None:
 
 
 def _seam(migration: Migration) -> str:
+    at = "" if migration.at_s is None else f"after {span(migration.at_s)} "
     return (
-        f"‖ {migration.source} to {migration.target} at token {migration.at_token} (character "
+        f"‖ {migration.source} to {migration.target} {at}at token {migration.at_token} (character "
         f"{migration.at_char}) by {migration.by}, gap {span(migration.gap_s)}: {migration.reason}"
         + (f", {one_line(migration.why)}" if migration.why else "")
     )

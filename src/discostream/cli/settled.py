@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["commands"]
 
-OUTCOMES = ("ok", "failed", "cancelled")
-
 commands = typer.Typer()
 
 
@@ -46,9 +44,9 @@ def requests(
     """List settled requests, newest first, or show one with its timeline."""
     from datetime import UTC, datetime
 
-    from discostream.cli.times import moment_of
     from discostream.config import load_settings
-    from discostream.ledger.queries import Wanted
+    from discostream.core.times import moment_of
+    from discostream.ledger.queries import OUTCOMES, Wanted
 
     if outcome not in (None, *OUTCOMES):
         raise ConfigError(f"--outcome {outcome!r}: must be {', '.join(OUTCOMES[:-1])} or {OUTCOMES[-1]}")
@@ -79,13 +77,12 @@ def _list(path: Path, last: int, wanted: Wanted, as_json: bool) -> None:
 
 
 def _show(path: Path, request_id: str, as_json: bool) -> None:
-    from discostream.cli.requests import as_json as figures
     from discostream.cli.requests import show
     from discostream.ledger.queries import find
 
     found = find(path, request_id)
     if as_json:
-        typer.echo(json.dumps({"requests": [*map(figures, found)]}))
+        typer.echo(json.dumps({"requests": [settled.as_json() for settled in found]}))
     else:
         for settled in found:
             show(settled)
@@ -105,10 +102,10 @@ def top(
     from functools import partial
 
     from discostream.cli.screen import output
-    from discostream.cli.times import span_of
     from discostream.cli.top import as_json as figures
     from discostream.cli.top import look, show, watch
     from discostream.config import load_settings
+    from discostream.core.times import span_of
 
     settings = load_settings(config)
     looking = partial(look, settings, ledger or ledger_path(settings), span_of("--window", window))

@@ -15,6 +15,7 @@ from discostream.config import GatewaySettings, Settings
 from discostream.errors import ConfigError
 from discostream.gateway.access import admit_only, answer_preflights, name_allowed_origin
 from discostream.gateway.chat import DISCO, chat_completions, completions, request_id_of
+from discostream.gateway.dashboard import dashboard_routes
 from discostream.gateway.embeddings import embeddings
 from discostream.gateway.errors import answer_errors
 from discostream.gateway.limits import (
@@ -118,6 +119,7 @@ def build_app(disco: Disco) -> web.Application:
             web.get("/openapi.json", _openapi),
             *page_routes(),
             *plan_routes(),
+            *dashboard_routes(),
         ]
     )
     return app

@@ -8,7 +8,6 @@ from a client.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -151,7 +150,7 @@ class Metrics:
         self._requests.labels(outcome.policy, outcome.verdict).inc()
         if started:
             self._overhead.observe(min(attempt.start_offset_s for attempt in started))
-        if _raced(started):
+        if outcome.raced:
             self._races.labels(outcome.winner or "").inc()
         for move in outcome.migrations:
             self._migrations.labels(move.source, move.target, move.reason.value, move.by.value).inc()
@@ -226,9 +225,3 @@ def provider_of(settings: EndpointSettings) -> str:
 
 def _started(outcome: Outcome) -> list[Attempt]:
     return [attempt for attempt in outcome.attempts if attempt.outcome is not AttemptOutcome.NOT_STARTED]
-
-
-def _raced(started: Sequence[Attempt]) -> bool:
-    """Whether several were started before any of them brought content."""
-    first_s = min((attempt.ttft_s for attempt in started if attempt.ttft_s is not None), default=math.inf)
-    return sum(attempt.start_offset_s < first_s for attempt in started) > 1

@@ -1,6 +1,7 @@
 """`GET /openapi.json`: what every route takes and gives, for clients that are generated and for tests.
 
-It is written by hand, because it promises what clients may rely on, not what a decoder happens to accept.
+What clients of the API send and get is written by hand, because it promises what they may rely on, not what a
+decoder happens to accept. The dashboard's data are as their types say.
 """
 
 from __future__ import annotations
@@ -8,11 +9,16 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from discostream.core.budget import Resource, Window
+from discostream.core.qoe import Gap
+from discostream.ledger.overview import Overview
+from discostream.ledger.queries import OUTCOMES, RecordedRequest
+from discostream.session.live import RequestNow
 from discostream.session.models import VIRTUAL
-from discostream.types import Feature, FinishReason, Kind
+from discostream.types import Attempt, Feature, FinishReason, Kind, Migration
 from discostream.wire.openai_schema import DEFAULT_MODEL
 
 __all__ = ["OPERATIONS", "SCHEMAS", "document"]
@@ -84,10 +90,6 @@ def _header(name: str, says: str, schema: Schema) -> Schema:
     return {"name": name, "in": "header", "description": says, "schema": schema}
 
 
-def _query(name: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "query", "schema": schema}
-
-
 _TEXT: Final[Schema] = {"type": "string"}
 _ANY: Final[Schema] = {}
 _FLAG: Final[Schema] = {"type": "boolean"}
@@ -101,6 +103,8 @@ _PENALTY: Final[Schema] = _some({"type": "number", "minimum": -2, "maximum": 2})
 _WORD: Final[Schema] = {"type": "string", "minLength": 1}
 _PASSED: Final = _passed("Passed.")
 _OPENAIS: Final = _passed("Accepted and not passed: it concerns OpenAI's own service.")
+
+_MOMENT: Final[Schema] = {"type": "string", "format": "date-time"}
 
 _MODEL: Final[Schema] = {"anyOf": [{"enum": list(VIRTUAL)}, _TEXT], "default": DEFAULT_MODEL}
 _POLICIES: Final = ["cheap", "device-only", "disco", "fast", "optimal", "server-only", "stochastic"]
@@ -171,7 +175,24 @@ _CHUNK: Final[Schema] = {
     "disco": {"anyOf": [_named("Disco"), _named("Annotation")]},
 }
 
+_DATA: Final = msgspec.json.schema_components(
+    [Overview, RecordedRequest, Attempt, Migration, Gap, RequestNow],
+    ref_template="#/components/schemas/{name}",
+)[1]
+_COURSE: Final[Schema] = {
+    "attempts": _list(_named("Attempt")),
+    "migrations": _list(_named("Migration")),
+    "longest_gaps": _some(_list(_named("Gap"))),
+}
+
 SCHEMAS: Final[Schema] = {
+    **_DATA,
+    "RecordedRequests": _object(
+        "requests next", requests=_list(_named("RecordedRequest")), next=_some(_TEXT)
+    ),
+    "SettledRequest": _object(" ".join(_COURSE), **{**_DATA["RecordedRequest"]["properties"], **_COURSE}),
+    "SettledRequests": _object("requests", requests=_list(_named("SettledRequest"), minItems=1)),
+    "RunningRequests": _object("now requests", now=_MOMENT, requests=_list(_named("RequestNow"))),
     "Error": _object("error", error=_object("message type param code", message=_TEXT, type=_TEXT)),
     "Model": _object("id object created owned_by", id=_TEXT, object={"const": "model"}, created=_COUNT),
     "Models": _object("object data", object={"const": "list"}, data=_list(_named("Model"))),
@@ -435,7 +456,26 @@ def _file(content_type: str, says: str) -> Schema:
     return _shows({"description": "It.", "content": {content_type: {"schema": _TEXT}}}, says)
 
 
+def _query(name: str, says: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "query", "description": says, "schema": schema}
+
+
 _NAME: Final = {"name": "name", "in": "path", "required": True, "schema": _WORD}
+_PART: Final = {**_NAME, "name": "part"}
+
+_SPAN: Final[Schema] = {
+    "anyOf": [{"type": "string", "pattern": r"^[1-9][0-9]{0,4}[smhd]$"}, _MOMENT],
+    "examples": ["15m", "7d"],
+}
+_WITHIN_500: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 500}
+_CURSOR: Final[Schema] = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
+_FILTERS: Final = [
+    _query("since", "From then on; 1h ago if left out.", {"anyOf": [*_SPAN["anyOf"], {"const": "all"}]}),
+    _query("until", "Before then; now if left out.", _SPAN),
+    _query("policy", "Planned by this policy, private or not.", _TEXT),
+    _query("endpoint", "That started this endpoint.", _TEXT),
+    _query("outcome", "That ended so.", {"type": "string", "enum": list(OUTCOMES)}),
+]
 
 OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
     ("POST", "/v1/chat/completions"): _asks(
@@ -477,10 +517,12 @@ OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
         security=_KEY,
     ),
     ("GET", "/"): _file("text/html", "The playground, for browsers."),
-    ("GET", "/playground.css"): _file("text/css", "How it looks."),
-    ("GET", "/playground.js"): _file("text/javascript", "What it does."),
-    ("GET", "/plan-strip.css"): _file("text/css", "How a plan looks."),
-    ("GET", "/plan-strip.js"): _file("text/javascript", "What draws a plan."),
+    ("GET", "/dashboard"): _file("text/html", "The dashboard, for browsers."),
+    ("GET", "/dashboard/request"): _file("text/html", "A request's page; its `id` is in the query."),
+    ("GET", "/pages/{part}"): {
+        **_file("text/javascript", "A style sheet or script of these pages."),
+        "parameters": [_PART],
+    },
     ("GET", "/playground.json"): _shows(
         _gives(_named("Playground"), "It."), "What it shows of the settings.", security=_KEY
     ),
@@ -488,10 +530,40 @@ OPERATIONS: Final[dict[tuple[str, str], Schema]] = {
         _gives(_named("Plan"), "It."),
         "Who starts when by prompt length, and what that rests on; under another policy or share, if asked.",
         security=_KEY,
-        parameters=[_query("policy", _POLICY), _query("share", _SHARE)],
+        parameters=[
+            _query("policy", "As under this policy.", _POLICY),
+            _query("share", "As with this share.", _SHARE),
+        ],
     ),
     ("GET", "/dashboard/api/budgets"): _shows(
         _gives(_named("Budgets"), "They."), "How every budget stands, and what it is worth.", security=_KEY
+    ),
+    ("GET", "/dashboard/api/overview"): _shows(
+        _gives(_named("Overview"), "Totals, quantiles, and how they came about over time."),
+        "What came of the requests of a span of time.",
+        security=_KEY,
+        parameters=_FILTERS,
+    ),
+    ("GET", "/dashboard/api/requests"): _shows(
+        _gives(_named("RecordedRequests"), "A page of them, the newest first."),
+        "Settled requests.",
+        security=_KEY,
+        parameters=[
+            *_FILTERS,
+            _query("limit", "So many, at most; 50 if left out.", _WITHIN_500),
+            _query("before", "`next` of the page before.", _CURSOR),
+        ],
+    ),
+    ("GET", "/dashboard/api/requests/{id}"): _shows(
+        _gives(_named("SettledRequests"), "All that have it: clients may use one again."),
+        "Everything about the requests with one ID.",
+        security=_KEY,
+        parameters=[{**_NAME, "name": "id"}],
+    ),
+    ("GET", "/dashboard/api/live"): _shows(
+        _gives(_named("RunningRequests"), "The oldest first."),
+        "The requests that are being answered at this moment.",
+        security=_KEY,
     ),
     ("GET", "/openapi.json"): _shows(_gives({"type": "object"}, "It."), "This document."),
 }

@@ -1,9 +1,10 @@
-"""The playground at `/`: a page that loads nothing from elsewhere, and the facts that it asks for."""
+"""The pages, which load nothing from elsewhere, and the facts of the settings that they ask for."""
 
 from __future__ import annotations
 
 import hashlib
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -20,14 +21,42 @@ from discostream.session.models import VIRTUAL
 
 __all__ = ["PAGES", "page_routes"]
 
+_PARTS: Final = (
+    "api.js",
+    "balance.js",
+    "base.css",
+    "charts.js",
+    "dashboard.css",
+    "dashboard.js",
+    "dom.js",
+    "format.js",
+    "lanes.js",
+    "looks.js",
+    "overview.js",
+    "plan-strip.css",
+    "plan-strip.js",
+    "plan.js",
+    "playground.css",
+    "playground.js",
+    "request.js",
+    "requests.js",
+    "timeline.js",
+    "view.js",
+    "vendor/uPlot.LICENSE",
+    "vendor/uPlot.iife.min.js",
+    "vendor/uPlot.min.css",
+    "watch.js",
+)
+
 PAGES: Final = {
-    "/": ("index.html", "text/html"),
-    "/playground.css": ("playground.css", "text/css"),
-    "/playground.js": ("playground.js", "text/javascript"),
-    "/plan-strip.css": ("plan-strip.css", "text/css"),
-    "/plan-strip.js": ("plan-strip.js", "text/javascript"),
+    "/": "playground.html",
+    "/dashboard": "dashboard.html",
+    "/dashboard/request": "request.html",
+    **{f"/pages/{part}": part for part in _PARTS},
 }
-"""The files that browsers get by path, and what they are. They hold no secret, so they need no key."""
+"""The files that browsers get by path. They hold no secret, so they need no key."""
+
+_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".LICENSE": "text/plain"}
 
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -42,14 +71,22 @@ _HEADERS: Final = {
 
 def page_routes() -> list[web.RouteDef]:
     """The routes of every page and of what they ask for."""
-    shown = [web.get(path, _showing(file, kind)) for path, (file, kind) in PAGES.items()]
-    return [*shown, web.get("/playground.json", _facts)]
+    shown = {path: _showing(file) for path, file in PAGES.items()}
+
+    async def part(http: web.Request) -> web.StreamResponse:
+        if http.path not in shown:
+            raise web.HTTPNotFound
+        return await shown[http.path](http)
+
+    pages = [web.get(path, show) for path, show in shown.items() if not path.startswith("/pages/")]
+    return [*pages, web.get("/pages/{part:.+}", part), web.get("/playground.json", _facts)]
 
 
-def _showing(file: str, content_type: str) -> Handler:
+def _showing(file: str) -> Handler:
     """What answers with a file, or says that the browser has it already."""
     body = files("discostream.gateway").joinpath("pages", file).read_bytes()
     tag = ETag(hashlib.sha256(body).hexdigest()[:32])
+    content_type = _TYPES[Path(file).suffix]
 
     async def show(http: web.Request) -> web.Response:
         if tag in (http.if_none_match or ()):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
-from discostream.ledger.queries import reading, utc
-from discostream.types import PROBE, Kind
+from discostream.ledger.buckets import Buckets
+from discostream.ledger.overview import EndpointSums, TtftFigures, endpoint_sums, sums
+from discostream.ledger.queries import Wanted, reading
+from discostream.types import Kind
 
 __all__ = ["Activity", "EndpointActivity", "Ttft", "activity"]
 
@@ -74,74 +72,38 @@ def activity(path: str | Path, since: datetime) -> Activity:
         since: With its time zone.
 
     Raises:
-        ConfigError: There is no ledger that could be read.
+        ConfigError: There is no ledger that could be read, or a row of it is damaged.
     """
-    span = {"start": utc(since), "probe": PROBE}
     with reading(path) as connection:
         connection.execute("BEGIN")
-        requests, failed, cancelled, migrations, usd, joules = connection.execute(_REQUESTS, span).fetchone()
-        (rescues,) = connection.execute(_RESCUES, span).fetchone()
-        ttfts_s = [ttft_s for (ttft_s,) in connection.execute(_TTFTS, span)]
-        endpoints = tuple(_endpoints(connection, span))
-    return Activity(requests, failed, cancelled, _ttft(ttfts_s), migrations, rescues, usd, joules, endpoints)
+        lately = [Buckets(connection, path).of(Wanted(since=since))]
+    added = sums(lately)
+    return Activity(
+        requests=added.requests,
+        failed=added.failed,
+        cancelled=added.cancelled,
+        ttft_s=_ttft(added.ttft_s),
+        migrations=added.migrations,
+        rescues=added.rescues,
+        usd=added.usd,
+        joules=added.joules,
+        endpoints=tuple(map(_endpoint, endpoint_sums(lately))),
+    )
 
 
-_REQUESTS = """
-SELECT count(*) FILTER (WHERE policy != :probe),
-       count(*) FILTER (WHERE policy != :probe AND outcome = 'failed'),
-       count(*) FILTER (WHERE policy != :probe AND outcome = 'cancelled'),
-       coalesce(sum(migrations), 0), total(usd), total(joules)
-FROM request WHERE recorded_at >= :start
-"""
-_RESCUES = """
-SELECT count(*) FROM migration CROSS JOIN request ON request.id = migration.request
-WHERE migration.request >= (SELECT min(+id) FROM request WHERE recorded_at >= :start)
-  AND recorded_at >= :start AND reason = 'rescue'
-"""
-_TTFTS = """
-SELECT ttft_s FROM request WHERE recorded_at >= :start AND policy != :probe AND ttft_s IS NOT NULL
-"""
-_WINS = "SELECT winner, count(*) FROM request WHERE recorded_at >= :start GROUP BY winner"
-_STARTED = """
-FROM attempt CROSS JOIN request ON request.id = attempt.request
-WHERE attempt.request >= (SELECT min(+id) FROM request WHERE recorded_at >= :start)
-  AND recorded_at >= :start AND attempt.outcome != 'not_started'
-"""
-"""In the order of their keys, from the first that can be of the span: half the time of looking each up.
-
-The `+` has SQLite look for that one by the index on `recorded_at`, not from the first request on.
-"""
-_BY_ENDPOINT = f"""
-SELECT endpoint, max(kind), count(*),
-       count(*) FILTER (WHERE attempt.outcome = 'lost' AND start_offset_s < request.ttft_s),
-       count(*) FILTER (WHERE attempt.outcome = 'failed'),
-       total(attempt.usd), total(attempt.joules)
-{_STARTED} GROUP BY endpoint ORDER BY endpoint
-"""
-"""Whoever starts after the first content was delivered is in no race."""
-_TTFTS_BY_ENDPOINT = (
-    f"SELECT endpoint, attempt.ttft_s - start_offset_s {_STARTED} AND attempt.ttft_s IS NOT NULL"
-)
+def _endpoint(added: EndpointSums) -> EndpointActivity:
+    return EndpointActivity(
+        endpoint=added.endpoint,
+        kind=added.kind,
+        attempts=added.attempts,
+        wins=added.wins,
+        lost=added.lost,
+        failed=added.failed,
+        ttft_s=_ttft(added.ttft_s),
+        usd=added.usd,
+        joules=added.joules,
+    )
 
 
-def _endpoints(connection: sqlite3.Connection, span: Mapping[str, str]) -> Iterator[EndpointActivity]:
-    wins = dict(connection.execute(_WINS, span).fetchall())
-    ttfts_s: dict[str, list[float]] = {}
-    for endpoint, ttft_s in connection.execute(_TTFTS_BY_ENDPOINT, span):
-        ttfts_s.setdefault(endpoint, []).append(ttft_s)
-    for endpoint, kind, attempts, lost, failed, usd, joules in connection.execute(_BY_ENDPOINT, span):
-        yield EndpointActivity(
-            endpoint=endpoint,
-            kind=Kind(kind),
-            attempts=attempts,
-            wins=wins.get(endpoint, 0),
-            lost=lost,
-            failed=failed,
-            ttft_s=_ttft(ttfts_s.get(endpoint, ())),
-            usd=usd,
-            joules=joules,
-        )
-
-
-def _ttft(ttfts_s: Sequence[float]) -> Ttft | None:
-    return Ttft(*np.quantile(ttfts_s, (0.5, 0.99)).tolist()) if ttfts_s else None
+def _ttft(figures: TtftFigures | None) -> Ttft | None:
+    return None if figures is None else Ttft(figures.p50, figures.p99)

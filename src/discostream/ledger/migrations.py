@@ -80,6 +80,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE attempt ADD COLUMN dropped TEXT",
         "ALTER TABLE migration ADD COLUMN why TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        "ALTER TABLE request ADD COLUMN raced INTEGER",
+        "ALTER TABLE request ADD COLUMN ended_s REAL",
+        "ALTER TABLE request ADD COLUMN longest_gaps TEXT",
+        "ALTER TABLE migration ADD COLUMN at_s REAL",
+        """
+        CREATE INDEX attempt_by_endpoint ON attempt (
+            endpoint, kind, request, outcome, start_offset_s, ttft_s,
+            prompt_tokens, completion_tokens, usd, joules
+        )
+        """,
+        """
+        UPDATE request SET raced = 1 < (
+            SELECT count(*) FROM attempt
+            WHERE attempt.request = request.id AND outcome != 'not_started' AND start_offset_s < coalesce(
+                (
+                    SELECT min(spoken.ttft_s) FROM attempt AS spoken
+                    WHERE spoken.request = request.id AND spoken.outcome != 'not_started'
+                ),
+                9e999
+            )
+        )
+        """,
+    ),
 )
 """Entry n takes a file from version n to n + 1; the version is kept in `PRAGMA user_version`."""
 

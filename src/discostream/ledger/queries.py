@@ -11,6 +11,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from discostream.core.qoe import Gap
 from discostream.errors import ConfigError
 from discostream.ledger.migrations import ForeignDatabase, check
 from discostream.types import (
@@ -26,21 +29,31 @@ from discostream.types import (
 )
 
 __all__ = [
+    "OUTCOMES",
     "EndpointTotals",
     "RecordedRequest",
     "Settled",
     "Spent",
     "Totals",
     "Wanted",
+    "columns_of",
+    "conditions",
+    "damaged",
     "find",
     "history",
+    "kind_of",
+    "page",
     "reading",
     "recent",
+    "settled_as",
     "shortest_beginnings",
     "spent_since",
     "totals",
     "utc",
 ]
+
+OUTCOMES = ("ok", "failed", "cancelled")
+"""How a request can have ended; the last is that its client left."""
 
 SHORTEST_BEGINNING = 8
 """Characters of a request's ID by which it is called at least, so that those of a list are of one length."""
@@ -108,6 +121,10 @@ class RecordedRequest:
         migrations: How often it moved, rescues included.
         prompt_chars: `None` where an older version recorded it.
         stayed: Why it did not move for cost; `None` if it did.
+        raced: Whether several attempts were started before any of them brought content; `None` in the file
+            of an older version.
+        ended_s: From its arrival until its last token was delivered; `None` if there was none, or where an
+            older version recorded it.
     """
 
     request_id: str
@@ -128,16 +145,29 @@ class RecordedRequest:
     error: str | None
     prompt_chars: int | None = None
     stayed: str | None = None
+    raced: bool | None = None
+    ended_s: float | None = None
     rescues: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """All that the ledger has of one request, its attempts in the order in which they were made."""
+    """All that the ledger has of one request, its attempts in the order in which they were made.
+
+    Attributes:
+        longest_gaps: When its reader got nothing between two tokens, the longest first (`core.qoe`); `None`
+            where an older version recorded it.
+    """
 
     request: RecordedRequest
     attempts: tuple[Attempt, ...]
     migrations: tuple[Migration, ...]
+    longest_gaps: tuple[Gap, ...] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as one object, by the ledger's names."""
+        told = asdict(self)
+        return {**told.pop("request"), **told}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +176,14 @@ class Wanted:
 
     Attributes:
         since: Settled at this moment or later, told with its time zone.
+        until: Settled before this moment, likewise.
         policy: Under this policy, private or not.
         endpoint: With an attempt that was started here, whatever came of it.
         outcome: `ok`, `failed` or `cancelled`.
     """
 
     since: datetime | None = None
+    until: datetime | None = None
     policy: str | None = None
     endpoint: str | None = None
     outcome: str | None = None
@@ -179,23 +211,50 @@ def recent(path: str | Path, n: int = 20, wanted: Wanted | None = None) -> list[
     """The last `n` requests of those that are wanted, newest first.
 
     Raises:
-        ConfigError: There is no ledger that could be read.
+        ConfigError: There is no ledger that could be read, or a row of it is damaged.
     """
-    asked = {name: value for name, value in asdict(wanted or Wanted()).items() if value is not None}
-    condition = " AND ".join(_CONDITIONS[name] for name in asked) or "true"
-    if "since" in asked:
-        asked["since"] = utc(asked["since"])
+    return page(path, n, wanted)[0]
+
+
+def page(
+    path: str | Path, n: int, wanted: Wanted | None = None, before: int | None = None
+) -> tuple[list[RecordedRequest], int | None]:
+    """The last `n` requests of those that are wanted, and what to go on before; `None` if there are no more.
+
+    Args:
+        path: The ledger's file.
+        n: So many, at most.
+        wanted: Which.
+        before: Where an earlier page said to go on.
+
+    Raises:
+        ConfigError: There is no ledger that could be read, or a row of it is damaged.
+    """
+    condition, asked = conditions(wanted or Wanted())
+    if before is not None:
+        condition, asked = f"{condition} AND {_BEFORE}", {**asked, "before": before}
     with reading(path) as connection:
-        return [request for _, request in _requests(connection, condition, asked, n)]
+        found = list(_requests(connection, path, condition, asked, n + 1))
+    requests = [request for _, request in found[:n]]
+    return requests, found[n - 1][0] if len(found) > n else None
+
+
+def conditions(wanted: Wanted) -> tuple[str, dict[str, Any]]:
+    """Which rows of `request` are wanted, in SQL, and the values for it."""
+    asked = {name: getattr(wanted, name) for name in _CONDITIONS if getattr(wanted, name) is not None}
+    told = {name: utc(value) if isinstance(value, datetime) else value for name, value in asked.items()}
+    return " AND ".join(_CONDITIONS[name] for name in asked) or "true", told
 
 
 _CONDITIONS = {
-    "since": "recorded_at >= :since",
-    "policy": "policy IN (:policy, :policy || ', private')",
-    "endpoint": "EXISTS (SELECT 1 FROM attempt WHERE attempt.request = request.id "
-    "AND attempt.endpoint = :endpoint AND attempt.outcome != 'not_started')",
-    "outcome": "outcome = :outcome",
+    "since": "request.recorded_at >= :since",
+    "until": "request.recorded_at < :until",
+    "policy": "request.policy IN (:policy, :policy || ', private')",
+    "endpoint": "EXISTS (SELECT 1 FROM attempt AS started WHERE started.request = request.id "
+    "AND started.endpoint = :endpoint AND started.outcome != 'not_started')",
+    "outcome": "request.outcome = :outcome",
 }
+_BEFORE = "(recorded_at, id) < (SELECT recorded_at, id FROM request WHERE id = :before)"
 
 
 def find(path: str | Path, beginning: str) -> list[Settled]:
@@ -205,9 +264,23 @@ def find(path: str | Path, beginning: str) -> list[Settled]:
         ConfigError: No ID begins so, or several do; or there is no ledger that could be read.
     """
     with reading(path) as connection:
-        request_id = _only_id(connection, beginning)
-        found = _requests(connection, "request_id = :request_id", {"request_id": request_id}, -1)
-        return [_settled(connection, path, key, request) for key, request in found]
+        return _settled_as(connection, path, _only_id(connection, beginning))
+
+
+def settled_as(path: str | Path, request_id: str) -> list[Settled]:
+    """What was settled under exactly this request ID, newest first; nothing where it is unknown.
+
+    Raises:
+        ConfigError: There is no ledger that could be read, or a row of it is damaged.
+    """
+    with reading(path) as connection:
+        return _settled_as(connection, path, request_id)
+
+
+def _settled_as(connection: sqlite3.Connection, path: str | Path, request_id: str) -> list[Settled]:
+    asked = {"request_id": request_id}
+    found = list(_requests(connection, path, "request_id = :request_id", asked, -1))
+    return [_settled(connection, path, key, request) for key, request in found]
 
 
 def shortest_beginnings(path: str | Path, request_ids: Iterable[str]) -> dict[str, str]:
@@ -257,14 +330,22 @@ ORDER BY request_id LIMIT :most
 
 
 def _requests(
-    connection: sqlite3.Connection, condition: str, asked: Mapping[str, Any], most: int
+    connection: sqlite3.Connection, path: str | Path, condition: str, asked: Mapping[str, Any], most: int
 ) -> Iterator[tuple[int, RecordedRequest]]:
     """The requests that meet a condition of ours, newest first, by their keys; all of them for -1."""
-    columns = _kept(connection, "request", [field.name for field in fields(RecordedRequest)])
+    columns = columns_of(connection, "request", [field.name for field in fields(RecordedRequest)])
     chosen = f"SELECT id, {_RESCUES}, {', '.join(columns)} FROM request WHERE {condition} "  # noqa: S608
     newest_first = f"{chosen} ORDER BY recorded_at DESC, id DESC LIMIT :most"
     for key, rescues, *row in connection.execute(newest_first, {**asked, "most": most}):
-        yield key, RecordedRequest(**dict(zip(columns, row, strict=True)), rescues=rescues)
+        told = dict(zip(columns, row, strict=True))
+        if told.get("raced") is not None:
+            told["raced"] = bool(told["raced"])
+        request = RecordedRequest(**told, rescues=rescues)
+        try:
+            datetime.fromisoformat(request.recorded_at)
+        except ValueError as error:
+            raise damaged(path, key, error) from None
+        yield key, request
 
 
 _RESCUES = "(SELECT count(*) FROM migration WHERE migration.request = request.id AND reason = 'rescue')"
@@ -274,9 +355,20 @@ def _settled(connection: sqlite3.Connection, path: str | Path, key: int, request
     attempts = _by_request(connection, "attempt", _ATTEMPT, (key, key)).get(key, ())
     migrations = _by_request(connection, "migration", _MIGRATION, (key, key)).get(key, ())
     try:
-        return Settled(request, tuple(map(_attempt, attempts)), tuple(map(_migration, migrations)))
+        gaps = _longest_gaps(connection, key)
+        return Settled(request, tuple(map(_attempt, attempts)), tuple(map(_migration, migrations)), gaps)
     except ValueError as error:
-        raise _damaged(path, key, error) from None
+        raise damaged(path, key, error) from None
+
+
+def _longest_gaps(connection: sqlite3.Connection, key: int) -> tuple[Gap, ...] | None:
+    if not columns_of(connection, "request", ["longest_gaps"]):
+        return None
+    (told,) = connection.execute("SELECT longest_gaps FROM request WHERE id = ?", (key,)).fetchone()
+    return None if told is None else tuple(Gap(*gap) for gap in _GAPS.decode(told))
+
+
+_GAPS = msgspec.json.Decoder(list[tuple[float, float]])
 
 
 def spent_since(path: str | Path, since: datetime) -> Spent:
@@ -287,13 +379,14 @@ def spent_since(path: str | Path, since: datetime) -> Spent:
         since: With its time zone.
 
     Raises:
-        ConfigError: There is no ledger that could be read.
+        ConfigError: There is no ledger that could be read, or a row of it is damaged.
     """
     span = {"start": utc(since), "probe": PROBE}
     with reading(path) as connection:
         usd, joules, prompts, requests = connection.execute(_SPENT, span).fetchone()
         by_kind = connection.execute(_SPENT_PROMPT_TOKENS, span)
-        tokens = dict.fromkeys(Kind, 0) | {Kind(kind): count for kind, count in by_kind}
+        told = {kind_of(path, key, kind): count for kind, key, count in by_kind}
+        tokens = dict.fromkeys(Kind, 0) | told
     return Spent(usd, joules, tokens, prompts, requests)
 
 
@@ -304,7 +397,7 @@ SELECT total(usd), total(joules),
 FROM request WHERE recorded_at >= :start
 """
 _SPENT_PROMPT_TOKENS = """
-SELECT attempt.kind, sum(attempt.prompt_tokens)
+SELECT attempt.kind, min(request.id), sum(attempt.prompt_tokens)
 FROM request JOIN attempt ON attempt.request = request.id
 WHERE recorded_at >= :start AND policy != :probe GROUP BY attempt.kind
 """
@@ -322,7 +415,7 @@ def history(path: str | Path, requests: int) -> Iterator[tuple[float, Outcome]]:
     with reading(path) as connection:
         if check(connection) < 2:
             return
-        columns = _kept(connection, "request", _REQUEST)
+        columns = columns_of(connection, "request", _REQUEST)
         newest = f"SELECT id, recorded_at, {', '.join(columns)} FROM request ORDER BY id DESC LIMIT ?"  # noqa: S608
         rows = connection.execute(newest, (requests,)).fetchall()[::-1]
         span = (rows[0][0], rows[-1][0]) if rows else (0, 0)
@@ -335,7 +428,7 @@ def history(path: str | Path, requests: int) -> Iterator[tuple[float, Outcome]]:
                 at_s = datetime.fromisoformat(recorded_at).timestamp()
                 outcome = _outcome(told, attempts.get(key, ()), migrations.get(key, ()))
             except ValueError as error:
-                raise _damaged(path, key, error) from None
+                raise damaged(path, key, error) from None
             yield at_s, outcome
 
 
@@ -355,7 +448,7 @@ _REQUEST = (
 )
 
 
-def _kept(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> list[str]:
+def columns_of(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> list[str]:
     """Those of the columns that the file has; an older one, which nobody has written to since, lacks some."""
     there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
     return [column for column in columns if column in there]
@@ -365,7 +458,7 @@ def _by_request(
     connection: sqlite3.Connection, table: str, columns: Sequence[str], span: tuple[int, int]
 ) -> dict[int, list[dict[str, Any]]]:
     """The rows of a table that belong to a span of requests, by request; names are ours."""
-    columns = _kept(connection, table, columns)
+    columns = columns_of(connection, table, columns)
     wanted = f"SELECT request, {', '.join(columns)} FROM {table} WHERE request BETWEEN ? AND ? "  # noqa: S608
     grouped: dict[int, list[dict[str, Any]]] = {}
     for request, *row in connection.execute(f"{wanted} ORDER BY request, position", span):
@@ -396,7 +489,20 @@ def _migration(told: dict[str, Any]) -> Migration:
     return Migration(**told, reason=reason, by=by)
 
 
-def _damaged(path: str | Path, key: int, error: ValueError) -> ConfigError:
+def kind_of(path: str | Path, key: int, kind: str) -> Kind:
+    """The kind of an endpoint, as a row of this request has it.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    try:
+        return Kind(kind)
+    except ValueError as error:
+        raise damaged(path, key, error) from None
+
+
+def damaged(path: str | Path, key: int, error: ValueError) -> ConfigError:
+    """The error for a row that says what it cannot say."""
     return ConfigError(f"ledger.path = {str(path)!r}: request {key} is damaged: {error}")
 
 

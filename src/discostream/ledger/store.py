@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import anyio.lowlevel
 import platformdirs
 from anyio.lowlevel import EventLoopToken
 
-from discostream.core.qoe import gap_figures
+from discostream.core.qoe import gap_figures, longest_gaps
 from discostream.errors import ConfigError
 from discostream.ledger.migrations import ForeignDatabase, migrate
 from discostream.types import Attempt, Migration, Outcome
@@ -263,6 +264,9 @@ def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
         "completion_tokens": outcome.completion_tokens,
         "usd": outcome.usd,
         "joules": outcome.joules,
+        "raced": outcome.raced,
+        "ended_s": outcome.delivered_s[-1] if outcome.delivered_s else None,
+        "longest_gaps": _longest_gaps(outcome.delivered_s),
         "mean_tbt_s": gaps and gaps.mean_s,
         "p99_tbt_s": gaps and gaps.p99_s,
         "max_tbt_s": gaps and gaps.max_s,
@@ -270,3 +274,9 @@ def _request_row(outcome: Outcome, at: datetime) -> dict[str, object]:
         "error": outcome.error,
         "stayed": outcome.stayed,
     }
+
+
+def _longest_gaps(delivered_s: Sequence[float]) -> str:
+    """As a list of lists: from when, and for how long; to the microsecond."""
+    gaps = [[round(gap.at_s, 6), round(gap.for_s, 6)] for gap in longest_gaps(delivered_s)]
+    return json.dumps(gaps, separators=(",", ":"))

@@ -166,6 +166,7 @@ class _Progress:
             log.exception("request %s could not be served", request.request_id)
             self.failure = error
         finally:
+            house.live.pop(self, None)
             self.over.set()
             self._tell()
 

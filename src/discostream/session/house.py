@@ -14,6 +14,7 @@ from discostream.core.profile import Known
 from discostream.endpoints.base import Endpoint
 from discostream.session.conversations import Conversations
 from discostream.session.knowledge import Knowledge
+from discostream.session.live import Watched
 from discostream.session.outlet import Outlet, PacedOutlet, Sink
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply
@@ -82,6 +83,7 @@ class House:
         purse: What may be spent.
         pacing: When tokens that have come are passed on.
         on_settled: Who is told of every request that was settled.
+        live: The requests that are being answered, by their clients.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -94,6 +96,7 @@ class House:
     purse: Purse = field(default_factory=Purse)
     pacing: PacingSettings = field(default_factory=PacingSettings)
     on_settled: Sequence[WhenSettled] = ()
+    live: dict[Sink, Watched] = field(default_factory=dict)
 
     def outlet(self, request: Request, client: Sink) -> Outlet:
         """The way out for one answer."""

@@ -16,6 +16,7 @@ from discostream.errors import AllEndpointsFailed
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
+from discostream.session.live import Watched
 from discostream.session.outlet import Sink
 from discostream.session.pins import able, explained, narrowed
 from discostream.session.planner import Outlook, Planner
@@ -71,6 +72,7 @@ async def run(request: Request, house: House, client: Client) -> None:
     written = Written(outlet, reader, StopFilter(request.stop), request.arrived_at)
     successors = Successors(request, known, endpoints, uncached, attempts, written, house.migration)
     delivery = Delivery(request, attempts, written, successors, house.migration)
+    house.live[client] = Watched(request, plan, attempts, written, delivery)
     finish: FinishReason | None = None
     failure: Exception | None = None
     try:

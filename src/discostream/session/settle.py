@@ -12,7 +12,7 @@ from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.written import Written
 from discostream.types import Attempt, AttemptOutcome, FinishReason, Outcome, Plan, Request
 
-__all__ = ["settle"]
+__all__ = ["settle", "told_policy"]
 
 NOTHING_ACCEPTED = (Phase.CONNECT, Phase.REFUSED)
 CLIENTS_FAULT = frozenset({400, 404, 413, 422})
@@ -38,7 +38,7 @@ def settle(
     winner = next((attempt for attempt in attempts.started if attempt.won), None)
     return Outcome(
         request_id=request.request_id,
-        policy=_told_policy(plan, request),
+        policy=told_policy(plan, request),
         winner=winner.endpoint.name if winner else None,
         ttft_s=delivered_s[0] if delivered_s else None,
         finish_reason=finish,
@@ -49,14 +49,14 @@ def settle(
             *(_paid(attempt, _settled(attempt, attempts, known)) for attempt in attempts.started),
             *_never_started(plan, known, attempts),
         ),
-        migrations=tuple(written.migrations),
+        migrations=written.seams,
         delivered_s=tuple(delivered_s),
         error=error,
         stayed=stayed,
     )
 
 
-def _told_policy(plan: Plan, request: Request) -> str:
+def told_policy(plan: Plan, request: Request) -> str:
     """Who chose, and whether it could choose among devices only."""
     return f"{plan.policy}, private" if request.private and request.endpoint is None else plan.policy
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -67,6 +67,15 @@ class Written:
     def begun(self) -> bool:
         """Whether there is any of the answer."""
         return bool(self.text) or self.reasoned or self.beyond_text
+
+    @property
+    def seams(self) -> tuple[Migration, ...]:
+        """Its handoffs, each with when the first token after it was delivered, as far as one was."""
+        delivered_s = self.outlet.delivered_s
+        return tuple(
+            replace(move, at_s=delivered_s[move.at_token]) if move.at_token < len(delivered_s) else move
+            for move in self.migrations
+        )
 
     def unfit_to_move(self, *, opened: bool) -> str | None:
         """Why nobody else can go on from its text; `None` if it can be done.

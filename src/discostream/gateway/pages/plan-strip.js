@@ -1,28 +1,31 @@
 // A plan as a strip by prompt length and in words, from nothing but what /dashboard/api/plan says.
 
-const LOOKS = 5;
+import { element } from "./dom.js";
+import { count, percent, seconds, tokens } from "./format.js";
+import { look } from "./looks.js";
+
 const ROOM_FOR_WORDS = 0.24;
 const SOON_S = 0.005;
 
 /**
  * Draws who starts when, in place of what was drawn before. Needs plan-strip.css.
  *
- * @param element Where to; it is emptied.
+ * @param holder Where to; it is emptied.
  * @param plan As /dashboard/api/plan has it.
  * @param promptTokens The length of a prompt to mark and to tell of; none if left out.
  * @returns What happens to that prompt, or to a prompt of median length, in a sentence.
  */
-export function drawPlan(element, plan, { promptTokens } = {}) {
-  const open = element.querySelector("details")?.open ?? false;
+export function drawPlan(holder, plan, { promptTokens } = {}) {
+  const open = holder.querySelector("details")?.open ?? false;
   const rows = withBounds(plan.rows);
   const here = rows.find(({ longest_tokens: longest }) => longest === null || (promptTokens ?? plan.prompt_tokens.p50) <= longest);
   const longest = Math.max(10, plan.prompt_tokens.p99, 1.3 * (promptTokens ?? 1), ...rows.map((row) => 1.3 * (row.longest_tokens ?? 1)));
   const at = (tokens) => Math.log1p(Math.min(tokens, longest)) / Math.log1p(longest);
   const sentence = `${told(plan, promptTokens)}: ${inWords(here)}.`;
-  element.replaceChildren(
-    made("p", "plan-here", sentence),
+  holder.replaceChildren(
+    element("p", { className: "plan-here", text: sentence }),
     strip(plan, rows, at, longest, promptTokens),
-    made("p", "plan-hint", "Across: the prompt’s length in tokens; the line below has eight in ten prompts. Filled: starts at once. Striped: later. Empty: stands by. A bar’s height: how many do."),
+    element("p", { className: "plan-hint", text: "Across: the prompt’s length in tokens; the line below has eight in ten prompts. Filled: starts at once. Striped: later. Empty: stands by. A bar’s height: how many do." }),
     allOf(rows, here, open),
   );
   return sentence;
@@ -39,22 +42,22 @@ function withBounds(rows) {
 }
 
 function strip(plan, rows, at, longest, promptTokens) {
-  const whole = made("div", "plan-lanes");
+  const whole = element("div", { className: "plan-lanes" });
   whole.ariaHidden = "true"; // the words say the same
-  const lanes = plan.endpoints.map((name, index) => lane(name, `e${index % LOOKS}`, rows, at));
+  const lanes = plan.endpoints.map((name) => lane(name, look(name), rows, at));
   whole.append(...lanes.flat(), axis(plan, at, longest));
   if (promptTokens !== undefined) {
-    const mark = made("div", "plan-mark");
-    mark.append(placed(made("span", ""), at(promptTokens), 0));
+    const mark = element("div", { className: "plan-mark" });
+    mark.append(placed(element("span"), at(promptTokens), 0));
     whole.append(mark);
   }
   return whole;
 }
 
 function lane(name, look, rows, at) {
-  const track = made("div", `plan-track ${look}`);
+  const track = element("div", { className: `plan-track ${look}` });
   track.append(...rows.map((row) => segment(name, row, at)));
-  return [made("span", "plan-who", name), track];
+  return [element("span", { className: "plan-who", text: name }), track];
 }
 
 /** How many of a row's prompts start an endpoint at once, how many later, and when that is. */
@@ -63,37 +66,37 @@ function segment(name, row, at) {
   const soon = sum(first.filter((one) => one.at !== null && one.at < SOON_S));
   const later = first.filter((one) => one.at !== null && one.at >= SOON_S);
   const [from, to] = [at(row.shortest - 1), row.longest_tokens === null ? 1 : at(row.longest_tokens)];
-  const drawn = placed(made("div", "plan-segment"), from, to - from);
+  const drawn = placed(element("div", { className: "plan-segment" }), from, to - from);
   drawn.style.setProperty("--soon", `${100 * soon}%`);
   drawn.style.setProperty("--later", `${100 * sum(later)}%`);
-  if (later.length === 1 && to - from >= ROOM_FOR_WORDS) drawn.append(made("span", "plan-after", span(later[0].at)));
+  if (later.length === 1 && to - from >= ROOM_FOR_WORDS) drawn.append(element("span", { className: "plan-after", text: seconds(later[0].at) }));
   return drawn;
 }
 
 function axis(plan, at, longest) {
-  const line = made("div", "plan-axis");
+  const line = element("div", { className: "plan-axis" });
   const { p10, p90 } = plan.prompt_tokens;
-  line.append(placed(made("div", "plan-most"), at(p10), at(p90) - at(p10)));
-  for (let tick = 10; tick <= longest; tick *= 10) line.append(placed(made("span", "plan-tick", tick.toLocaleString("en")), at(tick), 0));
+  line.append(placed(element("div", { className: "plan-most" }), at(p10), at(p90) - at(p10)));
+  for (let tick = 10; tick <= longest; tick *= 10) line.append(placed(element("span", { className: "plan-tick", text: count(tick) }), at(tick), 0));
   return line;
 }
 
 function allOf(rows, here, open) {
-  const every = made("details", "plan-all");
-  const list = made("ol", "plan-rows");
+  const every = element("details", { className: "plan-all" });
+  const list = element("ol", { className: "plan-rows" });
   for (const row of rows) {
-    const line = made("li", "", `${lengths(row)}: ${inWords(row)}.`);
+    const line = element("li", { text: `${lengths(row)}: ${inWords(row)}.` });
     if (row === here) line.ariaCurrent = "true";
     list.append(line);
   }
   every.open = open;
-  every.append(made("summary", "", rows.length === 1 ? "All prompts alike" : `All lengths (${rows.length} rows)`), list);
+  every.append(element("summary", { text: rows.length === 1 ? "All prompts alike" : `All lengths (${rows.length} rows)` }), list);
   return every;
 }
 
 function lengths({ shortest, longest_tokens: longest }) {
-  if (longest === null) return shortest === 1 ? "Any length" : `${shortest.toLocaleString("en")} tokens and more`;
-  return longest === shortest ? tokens(longest) : `${shortest.toLocaleString("en")} to ${tokens(longest)}`;
+  if (longest === null) return shortest === 1 ? "Any length" : `${count(shortest)} tokens and more`;
+  return longest === shortest ? tokens(longest) : `${count(shortest)} to ${tokens(longest)}`;
 }
 
 function inWords({ actions }) {
@@ -113,10 +116,7 @@ function startsInWords(starts) {
 }
 
 const STANDS_BY = "stands by";
-const when = (after) => (after === null ? STANDS_BY : after < SOON_S ? "at once" : `after ${span(after)}`);
-const span = (seconds) => `${seconds < 10 ? seconds.toFixed(2) : Math.round(seconds)} s`;
-const tokens = (count) => `${count.toLocaleString("en")} ${count === 1 ? "token" : "tokens"}`;
-const percent = (share) => `${new Intl.NumberFormat("en", { maximumSignificantDigits: 2 }).format(100 * share)} %`;
+const when = (after) => (after === null ? STANDS_BY : after < SOON_S ? "at once" : `after ${seconds(after)}`);
 const listed = (names) => [names.slice(0, -1).join(", "), names.at(-1)].filter(Boolean).join(" and ");
 const sum = (parts) => parts.reduce((total, { weight }) => total + weight, 0);
 
@@ -124,8 +124,4 @@ function placed(node, from, long) {
   node.style.setProperty("--from", `${100 * from}%`);
   node.style.setProperty("--long", `${100 * long}%`);
   return node;
-}
-
-function made(name, className, text = "") {
-  return Object.assign(document.createElement(name), { className, textContent: text });
 }

@@ -1,68 +1,20 @@
 // The playground: asks this gateway, and shows who made what. Nothing is loaded from or sent to anywhere else.
 
-import { drawPlan } from "/plan-strip.js";
+import { advised, ask, get, hasKey, keepKey, Problem } from "./api.js";
+import { $, element } from "./dom.js";
+import { joules, seconds, tokens, usd } from "./format.js";
+import { drawLanes } from "./lanes.js";
+import { look, showLegend } from "./looks.js";
+import { drawPlan } from "./plan-strip.js";
 
-const KEY = "discostream-key";
-const LOOKS = 5;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-
-const $ = (id) => document.getElementById(id);
 const page = document.documentElement;
 const pad = { config: null, share: null, plan: null, planning: null, turns: [], abort: null, follows: true, scrollTop: 0 };
 
-/** What went wrong, in words that say what to do. */
-class Problem extends Error {}
-
-// Small tools
-
-function element(name, { text, ...more } = {}, ...children) {
-  const made = Object.assign(document.createElement(name), more);
-  if (text !== undefined) made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
-const figures = (digits) => new Intl.NumberFormat("en", { maximumSignificantDigits: digits });
-const usd = (value) => `$${figures(2).format(value)}`;
-const joules = (value) => `${figures(3).format(value)} J`;
-const seconds = (value) => `${value.toFixed(2)} s`;
-const tokens = (count) => `${count} ${count === 1 ? "token" : "tokens"}`;
-
 const endpoint = (name) => pad.config.endpoints.find((one) => one.name === name);
-const look = (name) => `e${Math.max(0, pad.config.endpoints.findIndex((one) => one.name === name)) % LOOKS}`;
 const say = (text) => { $("status").textContent = text; };
 
 // Asking the gateway
-
-function headers() {
-  const key = sessionStorage.getItem(KEY);
-  return key ? { Authorization: `Bearer ${key}` } : {};
-}
-
-async function ask(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers: { ...options.headers, ...headers() } });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem("The gateway cannot be reached. Is `disco serve` still running? Start it, then try again.");
-  }
-  if (response.ok) return response;
-  if (response.status === 401) wantKey();
-  const told = await response.json().catch(() => null);
-  throw new Problem(advised(told?.error ?? { message: `The gateway answered with status ${response.status}` }));
-}
-
-function advised({ message, code }) {
-  const advice = {
-    all_endpoints_failed: "`disco doctor` says what is wrong with an endpoint.",
-    budget_spent: "Wait until the budget renews, or raise it in the settings file.",
-    context_length_exceeded: "Begin a new conversation, or shorten the prompt.",
-    interrupted: "The gateway was stopped; start it again, then regenerate.",
-    invalid_api_key: "Enter it in the settings on this page.",
-  }[code];
-  return [message.replace(/([^.!?])$/, "$1."), advice].filter(Boolean).join(" ");
-}
 
 async function* chunksOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -177,10 +129,7 @@ class View {
   }
 
   race(lanes, axis) {
-    const list = this.part("bars");
-    while (list.childElementCount > lanes.length) list.lastElementChild.remove();
-    while (list.childElementCount < lanes.length) list.append($("lane").content.cloneNode(true));
-    lanes.forEach((lane, index) => drawLane(list.children[index], lane, axis));
+    drawLanes(this.part("bars"), lanes.map(waited), axis);
   }
 
   tick() {
@@ -269,14 +218,9 @@ class View {
   }
 }
 
-function drawLane(row, { who, from, to, said, racing, letGo }, axis) {
-  const [name, { firstElementChild: bar }, words] = row.children;
-  row.className = look(who) + (racing ? " racing" : "");
-  name.textContent = who;
-  words.textContent = said;
-  bar.className = letGo ? "bar let-go" : "bar";
-  bar.style.setProperty("--from", `${(100 * from) / axis}%`);
-  bar.style.setProperty("--long", `${(100 * (to - from)) / axis}%`);
+/** An attempt as a bar, from its start until it spoke or was let go. */
+function waited({ who, from, to, said, racing, letGo }) {
+  return { who, said, racing, parts: [{ from, to, kind: letGo ? "let-go" : "" }] };
 }
 
 /** An attempt that has not spoken yet. */
@@ -499,14 +443,14 @@ function asking() {
 function asCurl() {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const lines = [`curl -N ${location.origin}/v1/chat/completions`, "-H 'Content-Type: application/json'"];
-  if (sessionStorage.getItem(KEY)) lines.push('-H "Authorization: Bearer $DISCO_KEY"');
+  if (hasKey()) lines.push('-H "Authorization: Bearer $DISCO_KEY"');
   for (const [name, value] of Object.entries(policyHeader())) lines.push(`-H ${quoted(`${name}: ${value}`)}`);
   return [...lines, `-d ${quoted(JSON.stringify(asking(), null, 2))}`].join(" \\\n  ");
 }
 
 function asPython() {
   const { model, messages: asked, max_tokens } = asking();
-  const keyed = Boolean(sessionStorage.getItem(KEY));
+  const keyed = hasKey();
   const header = Object.keys(policyHeader()).length ? [`    extra_headers=${JSON.stringify(policyHeader())},`] : [];
   return [
     ...(keyed ? ["import os", ""] : []),
@@ -539,19 +483,13 @@ async function show(title, code) {
 
 // Settings
 
-function wantKey() {
-  $("settings").open = true;
-  $("key-form").hidden = false;
-  $("key").focus();
-}
-
 async function load() {
   try {
-    const [config, models] = await Promise.all(["/playground.json", "/v1/models"].map(async (path) => (await ask(path)).json()));
+    const [config, models] = await Promise.all(["/playground.json", "/v1/models"].map((path) => get(path)));
     pad.config = config;
     $("model").replaceChildren(...models.data.map(({ id }) => new Option(id)));
     $("policy").replaceChildren(new Option(`${config.policy} (the settings’)`, ""), ...config.policies.map((name) => new Option(name)));
-    $("legend").replaceChildren(...config.endpoints.map(inLegend));
+    showLegend(config.endpoints);
     $("send").disabled = false;
     say("");
     drawShare();
@@ -561,19 +499,6 @@ async function load() {
     $("send").disabled = true;
     say(error.message);
   }
-}
-
-function inLegend({ name, kind, model }) {
-  const about = [kind === name ? "" : kind, model].filter(Boolean).join(", ");
-  return element("li", {}, element("span", { className: "token " + look(name), text: name }), " ", element("small", { text: about }));
-}
-
-function useKey(event) {
-  event.preventDefault();
-  const key = $("key").value.trim();
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
-  load();
 }
 
 function typed(event) {
@@ -593,7 +518,6 @@ for (const choice of ["model", "policy"]) $(choice).addEventListener("change", (
 $("prompt").addEventListener("input", showPlan);
 $("again").addEventListener("click", again);
 $("clear").addEventListener("click", clear);
-$("key-form").addEventListener("submit", useKey);
 $("as-curl").addEventListener("click", () => show("As curl", asCurl()));
 $("as-python").addEventListener("click", () => show("As Python", asPython()));
 $("code-close").addEventListener("click", () => $("code").close());
@@ -605,5 +529,5 @@ for (const example of document.querySelectorAll(".examples button")) {
 }
 
 if (matchMedia("(max-width: 52rem)").matches) $("settings").open = false;
-if (sessionStorage.getItem(KEY)) $("key-form").hidden = false;
+keepKey(load);
 load();
