@@ -270,6 +270,7 @@ class Disco:
             rescue=rescue,
             policy=policy,
             private=private,
+            model=model,
         )
         return self.submit(choice_of(model, self.endpoints).applied(request))
 

@@ -142,6 +142,9 @@ class Request:
         policy: The policy to plan this request by; `None` is the one in the settings.
         private: Whether it must never leave the device: no server is started, not even for a rescue.
         annotated: Whether the client is also told of each attempt that begins, by a piece without text.
+        model: What the client calls whoever may answer.
+        trace: The headers (`traceparent`, `tracestate`) by which the client's trace goes on; `None` where it
+            did not come over HTTP.
     """
 
     messages: tuple[Message, ...]
@@ -159,6 +162,8 @@ class Request:
     policy: str | None = None
     private: bool = False
     annotated: bool = False
+    model: str = "disco"
+    trace: Mapping[str, str] | None = field(default=None, hash=False)
 
     @property
     def raw_prompt(self) -> str | None:
@@ -331,6 +336,9 @@ class Attempt:
         ahead: Other attempts that ran at the endpoint when this one started.
         identity: What the endpoint was at that time (`Endpoint.identity`); empty if it never started.
         dropped: Why it was let go when it was to take the answer over; `None` if it was not.
+        ended_s: When it ended or was cancelled after the request's arrival; `None` if it never started.
+        error_type: How it failed, in a word: the HTTP status that its endpoint sent, or else how far it had
+            come (`Phase`); `None` if it did not fail.
     """
 
     endpoint: str
@@ -349,6 +357,8 @@ class Attempt:
     ahead: int = 0
     identity: str = ""
     dropped: str | None = None
+    ended_s: float | None = None
+    error_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,6 +370,7 @@ class Migration:
         at_char: How many characters had been delivered at the seam.
         gap_s: From the last piece before the seam to the first after it, as they came.
         why: What decided it: the figures of a move for cost, the failure or the silence behind a rescue.
+        at_s: When the target took over, after the request's arrival; `None` where an old ledger does not say.
     """
 
     source: str
@@ -370,6 +381,7 @@ class Migration:
     gap_s: float
     by: Carrier
     why: str = ""
+    at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

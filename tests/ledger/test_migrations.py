@@ -28,7 +28,7 @@ def test_only_missing_migrations_are_applied(connection, monkeypatch):
     """A file of version n gets entry n and later, and keeps its rows."""
     migrate(connection)
     connection.execute(
-        "INSERT INTO migration VALUES (1, 0, 'laptop', 'cloud', 2, 9, 'cost', 0.4, 'text', 'cheap')"
+        "INSERT INTO migration VALUES (1, 0, 'laptop', 'cloud', 2, 9, 'cost', 0.4, 'text', 'cheap', 1.5)"
     )
     later = ("ALTER TABLE migration ADD COLUMN regretted INTEGER",)
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, later))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
 
 import anyio
 import msgspec
@@ -43,11 +44,17 @@ CREATED = web.AppKey("created", int)
 METRICS = web.AppKey("metrics", Metrics)
 
 
-async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    observe: Callable[[Disco], None] | None = None,
+    task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
+) -> None:
     """Answer over HTTP until cancelled.
 
     Args:
         settings: What to serve, and where.
+        observe: Is shown the connection before anything is asked of it.
         task_status: Told the base URL for clients once connections are accepted, so that
             `await tasks.start(serve, settings)` returns it.
 
@@ -56,6 +63,8 @@ async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK
     """
     disco = connect(settings)
     app = build_app(disco)
+    if observe is not None:
+        observe(disco)
     with listen(settings.gateway) as listener:
         runner = web.AppRunner(
             app,

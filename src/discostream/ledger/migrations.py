@@ -80,6 +80,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE attempt ADD COLUMN dropped TEXT",
         "ALTER TABLE migration ADD COLUMN why TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        "ALTER TABLE attempt ADD COLUMN ended_s REAL",
+        "ALTER TABLE attempt ADD COLUMN error_type TEXT",
+        "ALTER TABLE migration ADD COLUMN at_s REAL",
+    ),
 )
 """Entry n takes a file from version n to n + 1; the version is kept in `PRAGMA user_version`."""
 

@@ -337,6 +337,7 @@ class Delivery:
                 gap_s=at - written.last_at,
                 by=target.successor.by,
                 why=target.why,
+                at_s=at - self.request.arrived_at,
             )
         )
         self._log("goes on at %s from token %d", target.name, written.tokens)

@@ -101,7 +101,13 @@ def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
         ahead=attempt.ahead,
         identity=endpoint.identity,
         dropped=attempt.dropped,
+        ended_s=None if attempt.ended_at is None else attempt.ended_at - attempt.request.arrived_at,
+        error_type=_error_type(attempt),
     )
+
+
+def _error_type(attempt: LiveAttempt) -> str | None:
+    return str(attempt.error.status or attempt.error.phase) if attempt.error else None
 
 
 def _ran_s(attempt: LiveAttempt) -> float | None:
