@@ -58,6 +58,8 @@ RACE = Outcome(
             ran_s=2.5,
             ahead=1,
             identity="c10d",
+            ended_s=3.0,
+            error_type="decode",
         ),
         Attempt(
             endpoint="spare",
@@ -81,6 +83,7 @@ RACE = Outcome(
             gap_s=0.4,
             by=Carrier.TEXT,
             why="cheaper there",
+            at_s=0.75,
         ),
     ),
     delivered_s=(0.25, 0.35, 0.75),

@@ -41,5 +41,5 @@ def observe(
         raise ConfigError(
             f"telemetry: {error.name!r} is not installed; pip install 'discostream[otel]'"
         ) from None
-    disco.on_settled.append(Spans(disco, tracer_provider).tell)
     disco.on_settled.append(Instruments(disco, meter_provider).count)
+    disco.on_settled.append(Spans(disco, tracer_provider).tell)

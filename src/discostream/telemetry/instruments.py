@@ -66,7 +66,9 @@ def _look_up(meter: Meter, standing: Standing) -> None:
 def _looked_up(standing: Standing, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def look(_: CallbackOptions) -> Iterable[Observation]:
         return [
-            Observation(sample.value, {f"disco.{label}": value for label, value in sample.labels.items()})
+            Observation(
+                float(sample.value), {f"disco.{label}": value for label, value in sample.labels.items()}
+            )
             for family in standing.collect()
             if family.name == name
             for sample in family.samples
