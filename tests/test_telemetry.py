@@ -423,7 +423,7 @@ def test_the_missing_extra_is_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={**environ},
+        env=environ,
         capture_output=True,
         text=True,
         check=False,

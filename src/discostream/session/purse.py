@@ -49,11 +49,11 @@ LEAST_ANSWER_TOKENS = 64
 FIXED_POLICIES = frozenset({"device-only", "fast", "server-only", "offsets"})
 """Those that start what they name, whatever a share says."""
 
-_RENEWING = Lock()
-"""Metrics are exported from a thread of their own, which may be the first to find a window over."""
-
 ROUNDING = 1e-9
 """The part of a hard budget that is never spent: a sum of a million floats is off by 1e-10 at most."""
+
+_RENEWING = Lock()
+"""Metrics are exported from a thread of their own, which may be the first to find a window over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,9 @@ def _made(meter: Meter, instrument: Instrument) -> Callable[[float, Mapping[str,
 def _look_up(meter: Meter, standing: Standing) -> None:
     """Let the meter look up all that is so at the moment at which it wants to know."""
     for family in standing.collect():
-        name = family.name.replace("_", ".", 2)
-        meter.create_observable_gauge(name, [_looked_up(standing, family.name)], "", family.documentation)
+        name, unit = family.name.removesuffix("_seconds"), "s" if family.name.endswith("_seconds") else ""
+        look = _looked_up(standing, family.name)
+        meter.create_observable_gauge(name.replace("_", ".", 2), [look], unit, family.documentation)
 
 
 def _looked_up(standing: Standing, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:

@@ -82,7 +82,8 @@ class Spans:
         )
         if attempt.outcome is AttemptOutcome.FAILED:
             span.set_status(StatusCode.ERROR)
-        span.end(None if attempt.ended_s is None else arrived_ns + _ns(attempt.ended_s))
+        assert attempt.ended_s is not None  # it was started
+        span.end(arrived_ns + _ns(attempt.ended_s))
 
     def _of_request(self, request: Request, outcome: Outcome) -> Mapping[str, Value]:
         winner = self._endpoints.get(outcome.winner or "")
