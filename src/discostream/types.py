@@ -398,6 +398,8 @@ class Outcome:
         delivered_s: When each delivered token left us, seconds after arrival.
         error: What broke the answer, if something did; a client that left is no error.
         stayed: Why it did not move for cost; `None` if it did.
+        settled_s: From the request's arrival until it was settled; `None` where a ledger was read, which does
+            not keep it.
     """
 
     request_id: str
@@ -413,6 +415,7 @@ class Outcome:
     delivered_s: tuple[float, ...]
     error: str | None = None
     stayed: str | None = None
+    settled_s: float | None = None
 
     @property
     def verdict(self) -> str:

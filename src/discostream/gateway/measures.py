@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import anyio
-
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
 from discostream.types import Attempt, AttemptOutcome, Outcome, Request
@@ -153,7 +151,7 @@ INSTRUMENTS: Final = (
 
 
 class Measurer:
-    """Tells all that is measured of a request at the moment at which it was settled.
+    """Tells all that is measured of a settled request.
 
     Args:
         endpoints: All that may be asked, by name.
@@ -166,9 +164,9 @@ class Measurer:
         }
 
     def measured(self, request: Request, outcome: Outcome) -> Iterator[Measurement]:
-        """Every figure of a request that was settled this moment."""
+        """Every figure of a request."""
         operation = operation_of(request)
-        yield from _served(operation, outcome, anyio.current_time() - request.arrived_at)
+        yield from _served(operation, outcome)
         yield from _of_request(outcome)
         for attempt in outcome.attempts:
             yield ATTEMPTS, (attempt.endpoint, attempt.outcome.value), 1
@@ -188,9 +186,10 @@ class Measurer:
             yield ATTEMPT_DURATION, (*asked, attempt.outcome.value, failed), attempt.ran_s
 
 
-def _served(operation: str, outcome: Outcome, took_s: float) -> Iterator[Measurement]:
+def _served(operation: str, outcome: Outcome) -> Iterator[Measurement]:
     served, delivered_s = (operation, OURSELVES, outcome.policy), outcome.delivered_s
-    yield DURATION, (*served, error_type(outcome)), took_s
+    if outcome.settled_s is not None:
+        yield DURATION, (*served, error_type(outcome)), outcome.settled_s
     if outcome.ttft_s is not None:
         yield TTFT, served, outcome.ttft_s
     if outcome.verdict == "ok" and len(delivered_s) > 1:

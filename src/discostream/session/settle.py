@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import anyio
+
 from discostream.core.budget import most_prompt_tokens
 from discostream.core.profile import Known
 from discostream.errors import BudgetSpent, Phase
@@ -53,6 +55,7 @@ def settle(
         delivered_s=tuple(delivered_s),
         error=error,
         stayed=stayed,
+        settled_s=anyio.current_time() - request.arrived_at,
     )
 
 

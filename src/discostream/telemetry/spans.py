@@ -46,8 +46,7 @@ class Spans:
 
     def tell(self, request: Request, outcome: Outcome) -> None:
         """Write the spans of a request that was settled this moment."""
-        took_s = anyio.current_time() - request.arrived_at
-        arrived_ns = time.time_ns() - _ns(took_s)
+        arrived_ns = time.time_ns() - _ns(anyio.current_time() - request.arrived_at)
         span = self._tracer.start_span(
             f"{operation_of(request)} {request.model}",
             _parent(request),
@@ -57,7 +56,8 @@ class Spans:
         )
         if span.is_recording():
             self._tell_inside(span, request, outcome, arrived_ns)
-        span.end(arrived_ns + _ns(took_s))
+        assert outcome.settled_s is not None  # it comes from no ledger
+        span.end(arrived_ns + _ns(outcome.settled_s))
 
     def _tell_inside(self, span: Span, request: Request, outcome: Outcome, arrived_ns: int) -> None:
         if outcome.verdict == "failed":
