@@ -280,29 +280,27 @@ async def test_a_clients_trace_goes_on(tmp_path: Path) -> None:
     assert dict(span.context.trace_state) == {"vendor": "kept", "other": "too"}
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    "headers",
-    [
-        [],
-        [("traceparent", "")],
-        [("traceparent", "nonsense")],
-        [("traceparent", PARENT.upper())],
-        [("traceparent", PARENT.replace("b7ad6b7169203331", "0" * 16))],
-        [("traceparent", f"ff{PARENT[2:]}")],
-        [("traceparent", PARENT), ("traceparent", PARENT)],
-        [("tracestate", "vendor=kept")],
-    ],
+MALFORMED = (
+    [],
+    [("traceparent", "")],
+    [("traceparent", "nonsense")],
+    [("traceparent", PARENT.upper())],
+    [("traceparent", PARENT.replace("b7ad6b7169203331", "0" * 16))],
+    [("traceparent", f"ff{PARENT[2:]}")],
+    [("traceparent", PARENT), ("traceparent", PARENT)],
+    [("tracestate", "vendor=kept")],
 )
-async def test_a_malformed_trace_is_ignored(headers: list[tuple[str, str]], tmp_path: Path) -> None:
+
+
+@pytest.mark.anyio
+async def test_a_malformed_trace_is_ignored(tmp_path: Path) -> None:
     """A client that names no span, or not as W3C says, gets an answer, and a trace of its own."""
     seen = Seen()
     async with serving(tmp_path, seen) as client:
-        request_id = await client.ask(*headers)
-    (span,) = (span for span in seen.spans if span.kind is SpanKind.SERVER)
-    assert span.parent is None
-    assert span.attributes["disco.request_id"] == request_id
-    assert not span.context.trace_state
+        asked = {await client.ask(*headers): headers for headers in MALFORMED}
+    spans = {span.attributes["disco.request_id"]: span for span in seen.spans if span.kind is SpanKind.SERVER}
+    assert spans.keys() == asked.keys()
+    assert not [asked[key] for key, span in spans.items() if span.parent or span.context.trace_state]
 
 
 @pytest.mark.anyio
@@ -394,7 +392,7 @@ def test_a_gateway_sends_otlp(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_is_not_there_holds_nothing_up(tmp_path: Path) -> None:
-    """The gateway answers, Ctrl-C ends it in about two seconds, and one line says that nothing can be sent."""
+    """The gateway answers, Ctrl-C ends it in two seconds, and one line says that nothing can be sent."""
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with disco_serve(write_scripted_pair(tmp_path), **environ) as serving:
         for _ in range(3):
