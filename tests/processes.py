@@ -113,10 +113,11 @@ def _forks() -> subprocess.Popen[str]:
 
 @dataclass
 class Serving:
-    """A running `disco serve`."""
+    """A running `disco serve`, and what it told before it served."""
 
     process: subprocess.Popen[str]
     base_url: str
+    told: str = ""
 
     def children(self) -> list[psutil.Process]:
         """Its engine processes."""
@@ -134,18 +135,18 @@ def disco_serve(config: Path, **environ: str) -> Iterator[Serving]:
     )
     assert process.stderr
     try:
-        yield Serving(process, _where(process.stderr))
+        yield Serving(process, *_where(process.stderr))
     finally:
         process.kill()
         process.wait()
         process.stderr.close()
 
 
-def _where(told: Iterable[str]) -> str:
-    """The address in what a gateway tells; its warnings come first."""
+def _where(told: Iterable[str]) -> tuple[str, str]:
+    """The address in what a gateway tells, and its warnings, which come first."""
     lines = []
     for line in told:
         if line.startswith("Serving "):
-            return line.split()[1]
+            return line.split()[1], "".join(lines)
         lines.append(line)
     raise AssertionError("".join(lines))

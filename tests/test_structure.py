@@ -34,7 +34,9 @@ LAYERS = (
     ("session",),
     ("library",),
     ("sim",),
-    ("gateway", "cli"),
+    ("gateway",),
+    ("telemetry",),
+    ("cli",),
 )
 STANDS_ON = {"traces": {*LAYERS[0], "core", "builtin", "traces"}}
 STANDS_ON["sim"] = {*STANDS_ON["traces"], "sim"}

@@ -332,6 +332,7 @@ class Disco:
             policy=policy,
             share=share,
             private=private,
+            model=model,
         )
         return self.submit(choice_of(model, self.endpoints).applied(request))
 

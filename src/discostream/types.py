@@ -145,6 +145,9 @@ class Request:
         share: The `policy.share` to plan it by, in [0, 1]; `None` is the one in the settings.
         private: Whether it must never leave the device: no server is started, not even for a rescue.
         annotated: Whether the client is also told of each attempt that begins, by a piece without text.
+        model: What the client calls whoever may answer.
+        trace: The headers (`traceparent`, `tracestate`) by which the client's trace goes on; `None` where it
+            did not come over HTTP.
     """
 
     messages: tuple[Message, ...]
@@ -163,6 +166,8 @@ class Request:
     share: float | None = None
     private: bool = False
     annotated: bool = False
+    model: str = "disco"
+    trace: Mapping[str, str] | None = field(default=None, hash=False)
 
     @property
     def raw_prompt(self) -> str | None:
@@ -333,6 +338,9 @@ class Attempt:
         ahead: Other attempts that ran at the endpoint when this one started.
         identity: What the endpoint was at that time (`Endpoint.identity`); empty if it never started.
         dropped: Why it was let go when it was to take the answer over; `None` if it was not.
+        ended_s: When it ended or was cancelled after the request's arrival; `None` if it never started.
+        error_type: How it failed, in a word: the HTTP status that its endpoint sent, or else how far it had
+            come (`Phase`); `None` if it did not fail.
     """
 
     endpoint: str
@@ -351,6 +359,8 @@ class Attempt:
     ahead: int = 0
     identity: str = ""
     dropped: str | None = None
+    ended_s: float | None = None
+    error_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +401,8 @@ class Outcome:
         delivered_s: When each delivered token left us, seconds after arrival.
         error: What broke the answer, if something did; a client that left is no error.
         stayed: Why it did not move for cost; `None` if it did.
+        settled_s: From the request's arrival until it was settled; `None` where a ledger was read, which does
+            not keep it.
     """
 
     request_id: str
@@ -406,6 +418,7 @@ class Outcome:
     delivered_s: tuple[float, ...]
     error: str | None = None
     stayed: str | None = None
+    settled_s: float | None = None
 
     @property
     def verdict(self) -> str:

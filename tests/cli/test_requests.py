@@ -205,8 +205,8 @@ def test_what_was_answered_is_found_by_the_settings(tmp_path):
     assert lines(disco("requests", folder=tmp_path).stdout)[2].startswith(request_id[:8])
     shown = lines(disco("requests", request_id[:8], folder=tmp_path).stdout)
     assert shown[0] == f"Request {request_id}"
-    assert any(re.fullmatch(r"  laptop ─+●━+ +won", line) for line in shown)
-    assert any(re.fullmatch(r"  cloud  ─+ +lost", line) for line in shown)
+    assert any(re.fullmatch(r"  laptop +─+●━+ +won", line) for line in shown)
+    assert any(re.fullmatch(r"  cloud  +─+ +lost", line) for line in shown)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ RACE = Outcome(
             ran_s=2.5,
             ahead=1,
             identity="c10d",
+            ended_s=3.0,
+            error_type="decode",
         ),
         Attempt(
             endpoint="spare",

@@ -93,6 +93,8 @@ async def test_a_recorded_outcome_is_in_the_file_as_one_row_per_request_attempt_
         "ahead": 1,
         "identity": "c10d",
         "dropped": "it was late",
+        "ended_s": 3.0,
+        "error_type": "decode",
     }
     assert migration == {
         "request": 1,

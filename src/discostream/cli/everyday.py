@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from discostream.cli.abilities import Probed
     from discostream.cli.probe import Tally
     from discostream.config import EndpointSettings, Settings
+    from discostream.telemetry.export import Observe
 
 __all__ = ["commands"]
 
@@ -74,6 +75,7 @@ def serve(
     from discostream.config import load_settings
     from discostream.gateway.app import build_app
     from discostream.library import connect
+    from discostream.telemetry.export import exporting
 
     settings = load_settings(config)
     changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
@@ -84,11 +86,11 @@ def serve(
         typer.echo(f"The settings are good: {names} under policy {settings.policy.name}.")
         return
     fetch_models(settings)
-    with suppress(KeyboardInterrupt):
-        run_async(_serve_until_stopped, settings)
+    with suppress(KeyboardInterrupt), exporting() as observe:
+        run_async(_serve_until_stopped, settings, observe)
 
 
-async def _serve_until_stopped(settings: Settings) -> None:
+async def _serve_until_stopped(settings: Settings, observe: Observe) -> None:
     """Serve until SIGTERM, by which service managers stop, or Ctrl-C; running answers are settled first."""
     import asyncio
 
@@ -99,7 +101,7 @@ async def _serve_until_stopped(settings: Settings) -> None:
     with anyio.CancelScope() as stopped:
         with suppress(NotImplementedError):  # Windows has no such signal to handle
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.cancel)
-        await serve(settings, task_status=_Announcement())
+        await serve(settings, observe=observe, task_status=_Announcement())
 
 
 class _Announcement:

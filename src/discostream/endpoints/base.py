@@ -43,6 +43,7 @@ class Endpoint(ABC):
             are equal. `None` until it is known.
         embedding_model: The model by which it embeds texts; empty where it embeds none.
         slots: How many requests it serves at a time; `None` where that is not known, or not bounded by us.
+        base_url: Where its server listens; empty where it has none, or one of our own.
         identity: A short hash of what decides how fast it is: kind, dialect, model, and options. What was
             learnt of an endpoint holds for as long as this stays the same.
     """
@@ -67,6 +68,7 @@ class Endpoint(ABC):
         self.models: tuple[str, ...] = ()
         self.embedding_model = ""
         self.slots: int | None = None
+        self.base_url: str = getattr(options, "base_url", "")
         self.identity = _identity(settings, options, self.neutral_options)
 
     @classmethod

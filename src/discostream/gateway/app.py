@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
 
 import anyio
 import msgspec
@@ -45,11 +46,17 @@ CREATED = web.AppKey("created", int)
 METRICS = web.AppKey("metrics", Metrics)
 
 
-async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    observe: Callable[[Disco], None] | None = None,
+    task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
+) -> None:
     """Answer over HTTP until cancelled.
 
     Args:
         settings: What to serve, and where.
+        observe: Is shown the connection before anything is asked of it.
         task_status: Told the base URL for clients once connections are accepted, so that
             `await tasks.start(serve, settings)` returns it.
 
@@ -58,6 +65,8 @@ async def serve(settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK
     """
     disco = connect(settings)
     app = build_app(disco)
+    if observe is not None:
+        observe(disco)
     with listen(settings.gateway) as listener:
         runner = web.AppRunner(
             app,
@@ -148,7 +157,8 @@ async def _ready(http: web.Request) -> web.Response:
 
 
 async def _metrics(http: web.Request) -> web.Response:
-    await http.app[DISCO].appraise()
+    if http.app[DISCO].settings.budget:  # else the solver's 16 MB would be for a default that nobody chose
+        await http.app[DISCO].appraise()
     return web.Response(body=http.app[METRICS].page(), headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -34,6 +34,7 @@ PRIVATE_HEADER = "x-disco-private"
 MIGRATE_HEADER = "x-disco-migrate"
 RESCUE_HEADER = "x-disco-rescue"
 ANNOTATE_HEADER = "x-disco-annotate"
+TRACE_HEADERS = ("traceparent", "tracestate")
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -68,6 +69,8 @@ async def _answered(http: web.Request, call: Call) -> web.StreamResponse:
         migrate="false" not in _said(http, MIGRATE_HEADER),
         rescue="false" not in _said(http, RESCUE_HEADER),
         annotated="true" in _said(http, ANNOTATE_HEADER),
+        model=call.model,
+        trace={name: ",".join(http.headers.getall(name)) for name in TRACE_HEADERS if name in http.headers},
     )
     request = choice_of(call.model, disco.endpoints).applied(request)
     async with disco.submit(request) as answer:

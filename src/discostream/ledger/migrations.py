@@ -84,6 +84,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE request ADD COLUMN raced INTEGER",
         "ALTER TABLE request ADD COLUMN ended_s REAL",
         "ALTER TABLE request ADD COLUMN longest_gaps TEXT",
+        "ALTER TABLE attempt ADD COLUMN ended_s REAL",
+        "ALTER TABLE attempt ADD COLUMN error_type TEXT",
         "ALTER TABLE migration ADD COLUMN at_s REAL",
         """
         CREATE INDEX attempt_by_endpoint ON attempt (

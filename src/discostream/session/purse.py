@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from threading import Lock
 
 from discostream.core.budget import (
     POLICY_SHARE,
@@ -48,6 +49,9 @@ LEAST_ANSWER_TOKENS = 64
 
 ROUNDING = 1e-9
 """The part of a hard budget that is never spent: a sum of a million floats is off by 1e-10 at most."""
+
+_RENEWING = Lock()
+"""Metrics are exported from a thread of their own, which may be the first to find a window over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,8 +464,9 @@ class Purse:
     def _renewed(self) -> datetime:
         """This moment, with every budget in the window it belongs to."""
         now = self._now()
-        for account in self._accounts:
-            account.renew(now)
+        with _RENEWING:
+            for account in self._accounts:
+                account.renew(now)
         return now
 
     def _with_bound(self, endpoint: Endpoint, request: Request, prompt_tokens: int) -> Request:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import anyio
+
 from discostream.core.budget import most_prompt_tokens
 from discostream.core.profile import Known
 from discostream.errors import BudgetSpent, Phase
@@ -53,6 +55,7 @@ def settle(
         delivered_s=tuple(delivered_s),
         error=error,
         stayed=stayed,
+        settled_s=anyio.current_time() - request.arrived_at,
     )
 
 
@@ -101,7 +104,13 @@ def _settled(attempt: LiveAttempt, attempts: Attempts, known: Known) -> Attempt:
         ahead=attempt.ahead,
         identity=endpoint.identity,
         dropped=attempt.dropped,
+        ended_s=None if attempt.ended_at is None else attempt.ended_at - attempt.request.arrived_at,
+        error_type=_error_type(attempt),
     )
+
+
+def _error_type(attempt: LiveAttempt) -> str | None:
+    return str(attempt.error.status or attempt.error.phase) if attempt.error else None
 
 
 def _ran_s(attempt: LiveAttempt) -> float | None:
