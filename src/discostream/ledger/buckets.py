@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from discostream.ledger.queries import Wanted, columns_of, conditions, damaged, kind_of
 from discostream.types import Kind, MigrationReason
 
-__all__ = ["Bucket", "Buckets", "Moved", "Settled", "Started", "joined"]
+__all__ = ["Bucket", "Buckets", "MovedSums", "SettledSums", "StartedSums", "joined"]
 
 Floats = NDArray[np.float64]
 
 
-class Settled(NamedTuple):
+class SettledSums(NamedTuple):
     """Requests with the same policy and the same winner, or none.
 
     Attributes:
@@ -52,7 +52,7 @@ class Settled(NamedTuple):
     max_tbts_s: Floats
 
 
-class Started(NamedTuple):
+class StartedSums(NamedTuple):
     """Attempts that were started at one endpoint.
 
     Attributes:
@@ -72,7 +72,7 @@ class Started(NamedTuple):
     ttfts_s: Floats
 
 
-class Moved(NamedTuple):
+class MovedSums(NamedTuple):
     """Handoffs from one endpoint to another."""
 
     source: str
@@ -85,9 +85,9 @@ class Moved(NamedTuple):
 class Bucket:
     """What a span of time holds, in groups."""
 
-    settled: tuple[Settled, ...]
-    started: tuple[Started, ...]
-    moved: tuple[Moved, ...]
+    settled: tuple[SettledSums, ...]
+    started: tuple[StartedSums, ...]
+    moved: tuple[MovedSums, ...]
 
 
 class Buckets:
@@ -122,22 +122,22 @@ class Buckets:
         started = tuple(self._started(condition, {**asked, **keys}))
         return Bucket(settled, started, tuple(self._moved(condition, {**asked, **keys})))
 
-    def _settled(self, condition: str, values: Mapping[str, Any]) -> Iterator[Settled]:
+    def _settled(self, condition: str, values: Mapping[str, Any]) -> Iterator[SettledSums]:
         for row in self._connection.execute(_SETTLED.format(raced=self._raced, condition=condition), values):
             *counted, ttfts_s, max_tbts_s = row
-            yield Settled._make([*counted, _floats(ttfts_s), _floats(max_tbts_s)])
+            yield SettledSums._make([*counted, _floats(ttfts_s), _floats(max_tbts_s)])
 
-    def _started(self, condition: str, values: Mapping[str, Any]) -> Iterator[Started]:
+    def _started(self, condition: str, values: Mapping[str, Any]) -> Iterator[StartedSums]:
         query = _STARTED.format(condition=condition)
         for name, kind in self._endpoints:
             at = {**values, "at": name, "kind": kind}
             *counted, ttfts_s = self._connection.execute(query, at).fetchone()
             if counted[0]:
-                yield Started._make([name, kind, *counted, _floats(ttfts_s)])
+                yield StartedSums._make([name, kind, *counted, _floats(ttfts_s)])
 
-    def _moved(self, condition: str, values: Mapping[str, Any]) -> Iterator[Moved]:
+    def _moved(self, condition: str, values: Mapping[str, Any]) -> Iterator[MovedSums]:
         asked = {**values, "rescue": MigrationReason.RESCUE.value}
-        yield from map(Moved._make, self._connection.execute(_MOVED.format(condition=condition), asked))
+        yield from map(MovedSums._make, self._connection.execute(_MOVED.format(condition=condition), asked))
 
     def _find_endpoints(self) -> Iterator[tuple[str, Kind]]:
         """All there ever were, each with the kind that it had, found one after the other by the index."""
@@ -171,7 +171,7 @@ FROM attempt CROSS JOIN request ON request.id = attempt.request
 WHERE attempt.endpoint = :at AND attempt.kind = :kind AND attempt.request BETWEEN :first AND :last
   AND attempt.outcome != 'not_started' AND {condition}
 """
-"""In the order of their keys, among which those of the span are: half the time of looking each up."""
+"""All that is asked of an attempt is in the index, in which those of the span are found by their keys."""
 _NEXT_ENDPOINT = """
 SELECT * FROM (
     SELECT request, endpoint, kind FROM attempt WHERE endpoint = ?1 AND kind > ?2 ORDER BY kind LIMIT 1

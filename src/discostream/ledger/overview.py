@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from discostream.ledger.buckets import Bucket, Buckets, Floats, Started, joined
+from discostream.ledger.buckets import Bucket, Buckets, Floats, StartedSums, joined
 from discostream.ledger.queries import Wanted, conditions, damaged, reading, utc
 from discostream.types import PROBE, Kind
 
@@ -257,7 +257,7 @@ def _span(connection: sqlite3.Connection, path: str | Path, wanted: Wanted) -> t
 def _moment(connection: sqlite3.Connection, path: str | Path, query: str) -> datetime | None:
     key, recorded_at = connection.execute(query).fetchone() or (0, None)
     try:
-        return None if recorded_at is None else datetime.fromisoformat(recorded_at)
+        return None if recorded_at is None else datetime.fromisoformat(recorded_at).astimezone(UTC)
     except ValueError as error:
         raise damaged(path, key, error) from None
 
@@ -320,7 +320,7 @@ def endpoint_sums(buckets: Sequence[Bucket]) -> Iterator[EndpointSums]:
         )
 
 
-def _started(buckets: Sequence[Bucket]) -> dict[str, list[Started]]:
+def _started(buckets: Sequence[Bucket]) -> dict[str, list[StartedSums]]:
     """The rows of each endpoint, in order of name."""
     rows = sorted((row for each in buckets for row in each.started), key=lambda row: row.endpoint)
     return {name: list(its) for name, its in groupby(rows, key=lambda row: row.endpoint)}

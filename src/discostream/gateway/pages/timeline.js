@@ -15,18 +15,18 @@ export const KEY = "Thin: waiting for the first content. Thick: writing. Hatched
  * `ends`, which is now.
  */
 function ofLive({ age_s, attempts, seams, stalls }) {
-  const lanes = attempts.map((attempt) => liveLane(attempt, age_s));
   const writer = attempts.find(({ endpoint, ttft_s }) => ttft_s !== null && (!seams.length || endpoint === seams[0].source));
+  const lanes = attempts.map((attempt) => liveLane(attempt, age_s, writer?.ttft_s ?? null));
   return { lanes, ends: age_s, began: writer?.ttft_s ?? null, winner: writer?.endpoint, seams: timed(seams), stalls };
 }
 
-function liveLane({ endpoint: who, start_offset_s: start, ttft_s, ended_s, state }, age_s) {
+function liveLane({ endpoint: who, start_offset_s: start, ttft_s, ended_s, state }, age_s, began) {
   const end = ended_s ?? age_s;
   const spoke = ttft_s === null ? "" : `first content after ${seconds(ttft_s)}`;
   const said = {
     waiting: `waiting for ${seconds(Math.max(0, end - start))}`,
     delivering: `${spoke}, writing`,
-    lost: "let go when another spoke",
+    lost: began === null || start < began ? "let go when another spoke" : "let go before it took over",
     failed: [spoke, "failed"].filter(Boolean).join(", then "),
     target: spoke ? `${spoke}, ready to go on` : "gets ready to go on",
     done: spoke || "ended",
