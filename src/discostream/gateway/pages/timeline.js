@@ -15,7 +15,8 @@ export const KEY = "Thin: waiting for the first content. Thick: writing. Hatched
  * `ends`, which is now.
  */
 function ofLive({ age_s, attempts, seams, stalls }) {
-  const writer = attempts.find(({ endpoint, ttft_s }) => ttft_s !== null && (!seams.length || endpoint === seams[0].source));
+  const spoke = attempts.filter(({ endpoint, ttft_s }) => ttft_s !== null && (!seams.length || endpoint === seams[0].source));
+  const [writer] = spoke.sort((one, other) => one.ttft_s - other.ttft_s);
   const lanes = attempts.map((attempt) => liveLane(attempt, age_s, writer?.ttft_s ?? null));
   return { lanes, ends: age_s, began: writer?.ttft_s ?? null, winner: writer?.endpoint, seams: timed(seams), stalls };
 }
