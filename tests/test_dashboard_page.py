@@ -155,6 +155,7 @@ def test_the_page_shows_what_the_json_says(browser: Any, gateway: Serving) -> No
         assert f"Policy {plan['policy']}" in visit.texts("#plan-basis")[0]
         assert {row[0] for row in visit.page.evaluate(ROWS, "#profiles")} == {"laptop", "cloud"}
         visit.page.locator("#outcomes summary").click()
+        visit.page.locator("#outcomes .figures td").first.wait_for()
         over_time = visit.page.evaluate(ROWS, "#outcomes .figures")
         assert [int(row[1]) for row in over_time] == overview["over_time"]["requests"]
         assert len(visit.texts(".chart canvas")) == len(visit.texts(".chart")) == 6
