@@ -6,8 +6,8 @@ each a process of its own, in turns
 - direct;
 - through a bare relay (`gateway/relay.py`) that parses and re-encodes every chunk: the floor for Python;
 - through `disco serve` with two endpoints, migration armed and the ledger on: with one of them started and
-  the other standing by, and with both racing. The other decodes for less, so that before every chunk a move
-  is weighed, but has the prompt read for so much more that none ever pays;
+  the other standing by, and with both racing. The other decodes for less, so that a move is weighed, but has
+  the prompt read for so much more that no answer is long enough for one to pay;
 - through LiteLLM's proxy, one worker and no database, from a virtual environment of its own (`--litellm`).
 
 What is added is a quantile of all rounds together, less that of the direct answers: of TTFT, and of how much
