@@ -55,16 +55,20 @@ def _is_no_clients_fault(record: logging.LogRecord) -> bool:
 async def read_within_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The handler's response, once the body has come whole and in time; handlers then read it at once."""
     if request.can_read_body:
-        try:
-            with anyio.fail_after(BODY_S):
-                body = await request.read()
-        except TimeoutError:
-            raise RequestRejected(
-                f"The body did not arrive within {BODY_S:g} s", status=408, code="request_timeout"
-            ) from None
+        body = await (request.read() if request.content.is_eof() else _read_in_time(request))
         if _nesting(body) > MAX_NESTING:
             raise RequestRejected(f"The body is nested deeper than {MAX_NESTING}", code="invalid_json")
     return await handler(request)
+
+
+async def _read_in_time(request: web.Request) -> bytes:
+    try:
+        with anyio.fail_after(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise RequestRejected(
+            f"The body did not arrive within {BODY_S:g} s", status=408, code="request_timeout"
+        ) from None
 
 
 def _nesting(body: bytes) -> int:

@@ -129,8 +129,9 @@ class Answer:
         """Abandon the answer and wait until it is settled. Safe to call twice, and after its end."""
         self._abandoned = True
         self._unread.clear()
-        if not self._progress.over.is_set():
-            self._progress.left.cancel()
+        if self._progress.over.is_set():
+            return
+        self._progress.left.cancel()
         with anyio.CancelScope(shield=True):
             await self._progress.over.wait()
 

@@ -395,7 +395,7 @@ class Purse:
 
     def count(self, outcome: Outcome) -> None:
         """Count a request that has ended, whose attempts were settled each by itself."""
-        self._renewed()
+        self._renew()
         for account in self._accounts:
             account.requests += 1
             if outcome.winner is not None:
@@ -451,7 +451,7 @@ class Purse:
 
     def pay(self, kind: Kind, *, usd: float, joules: float, prompt_tokens: int) -> None:
         """Take what an attempt has cost out of every budget that it counts for."""
-        self._renewed()
+        self._renew()
         for account in self._accounts:
             account.spent += account.budget.taken_by(
                 kind, usd=usd, joules=joules, prompt_tokens=prompt_tokens
@@ -460,6 +460,11 @@ class Purse:
     @property
     def _restraints(self) -> list[_Account]:
         return [account for account in self._accounts if account.restrains]
+
+    def _renew(self) -> None:
+        """Put every budget into the window it belongs to; where none has one, the time does not matter."""
+        if any(account.renews_at is not None for account in self._accounts):
+            self._renewed()
 
     def _renewed(self) -> datetime:
         """This moment, with every budget in the window it belongs to."""
