@@ -248,7 +248,8 @@ def check(case: Case) -> None:
         assert outcome.finish_reason is None
         assert str(played.failure) == outcome.error
         moved = any(move.reason == "cost" for move in outcome.migrations)
-        assert moved or str(played.failure).startswith("source: ")
+        may_be_stopped = case.migration.mode == "stop-then-start"  # then a target may be the first to fail
+        assert moved or may_be_stopped or str(played.failure).startswith("source: ")
     assert sum(piece.tokens for piece in played.pieces) == outcome.completion_tokens
     assert len(outcome.delivered_s) == outcome.completion_tokens
     assert list(outcome.delivered_s) == sorted(outcome.delivered_s)
