@@ -114,6 +114,17 @@ async def test_two_may_read_one_answer(tmp_path):
     assert sorted(told) == [" three", " two", "one"]
 
 
+async def test_whoever_is_told_of_news_takes_none_from_a_reader(tmp_path):
+    """While a callback hears of every piece and of the end, the iteration goes on and ends as without it."""
+    async with connect(pair(tmp_path, tbt_s=0.01)) as disco:
+        answer = disco.stream("Count.")
+        heard = []
+        answer.on_news = lambda: heard.append(answer.ended)
+        with anyio.fail_after(5.0):
+            assert len([piece async for piece in answer]) == 3
+    assert heard == [False, False, False, True]
+
+
 async def test_what_comes_beside_text_waits_for_its_reader_too(tmp_path):
     """Calls of tools are held in no greater amount than text would be, however large each of them is."""
     calls = [{"name": "write", "arguments": {"text": "x" * 10_000}}] * 50
