@@ -226,6 +226,12 @@ async def test_a_change_that_comes_with_what_cannot_be_followed_is_not_forgotten
     assert [move.target for move in played.outcome.migrations] == ["laptop"]
 
 
+async def test_an_answer_of_one_piece_is_over_before_it_could_move():
+    """Of an answer that came at once nobody says that others were dearer; they were not looked at."""
+    played = await play(a_pair(device(answer="Yes."), server(answer="YES.")))
+    assert played.outcome.stayed == "it was over before it could move"
+
+
 async def test_an_answer_that_moved_says_why():
     """The account of a move has the figures that decided it, and nothing says that it stayed."""
     played = await play(a_pair(device(answer=LONG), server(answer=LONG.upper(), tbt_s=0.05)))

@@ -83,6 +83,11 @@ class Successors:
     _circumstances: list[object] = field(default_factory=list)
     _bars: list[_Bar] = field(default_factory=list)
 
+    @property
+    def weighed(self) -> bool:
+        """Whether a move was ever weighed."""
+        return self._weighed_for is not None
+
     def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
         """Whoever can rescue what `source` wrote, but for the spent; the quickest first.
 
