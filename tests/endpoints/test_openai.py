@@ -446,13 +446,13 @@ async def test_silence_is_a_break(parts: tuple[bytes, ...], phase: Phase) -> Non
 
 async def test_whoever_does_not_read_waits_for_nothing() -> None:
     """While a slow client keeps us from reading, a server that says nothing meanwhile is not given up."""
-    parts = (chunk("Hel"), 0.6, chunk("lo", "stop"))
-    async with upstream(streams(*parts)) as server, endpoint(server.base_url, read_timeout_s=0.4) as made:
-        async with aclosing(made.generate(REQUEST, Prefix())) as events:
-            assert await anext(events) == Piece("Hel")
+    script = streams(chunk("Hel"), 0.6, chunk("lo", "stop"))
+    events: list[Event] = []
+    async with upstream(script) as server, endpoint(server.base_url, read_timeout_s=0.4) as made:
+        async for event in made.generate(REQUEST, Prefix()):
+            events.append(event)
             await anyio.sleep(0.5)
-            rest = [event async for event in events]
-    assert rest == [Piece("lo"), Finish(FinishReason.STOP)]
+    assert events == [Piece("Hel"), Piece("lo"), Finish(FinishReason.STOP)]
 
 
 async def test_silence_is_a_break_on_a_connection_that_is_used_again() -> None:
