@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from pathlib import Path
 
 import anyio
@@ -21,6 +22,7 @@ from discostream.errors import (
 )
 from discostream.ledger.queries import recent
 from discostream.library import Disco, connect
+from discostream.session.planner import Planner
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +116,17 @@ async def test_two_may_read_one_answer(tmp_path):
     assert sorted(told) == [" three", " two", "one"]
 
 
+async def test_whoever_is_told_of_news_takes_none_from_a_reader(tmp_path):
+    """While a callback hears of every piece and of the end, the iteration goes on and ends as without it."""
+    async with connect(pair(tmp_path, tbt_s=0.01)) as disco:
+        answer = disco.stream("Count.")
+        heard = []
+        answer.on_news = lambda: heard.append(answer.ended)
+        with anyio.fail_after(5.0):
+            assert len([piece async for piece in answer]) == 3
+    assert heard == [False, False, False, True]
+
+
 async def test_what_comes_beside_text_waits_for_its_reader_too(tmp_path):
     """Calls of tools are held in no greater amount than text would be, however large each of them is."""
     calls = [{"name": "write", "arguments": {"text": "x" * 10_000}}] * 50
@@ -179,6 +192,22 @@ async def test_leaving_the_connection_interrupts_answers(tmp_path):
         await anext(answer)
     assert answer.outcome
     assert len(recent(tmp_path / "ledger.db", 5)) == 1
+
+
+async def test_leaving_the_connection_settles_those_who_wait_for_a_plan(tmp_path, monkeypatch):
+    """All that wait for the first table of a policy are settled and recorded, whoever of them makes it."""
+    build = Planner._build
+
+    def slowly(planner, known):
+        time.sleep(0.2)
+        return build(planner, known)
+
+    async with connect(pair(tmp_path)) as disco:
+        monkeypatch.setattr(Planner, "_build", slowly)
+        answers = [disco.stream("Count.", policy="server-only") for _ in range(2)]
+        await anyio.sleep(0.05)
+    assert [answer.outcome.verdict for answer in answers] == ["cancelled"] * 2
+    assert len(recent(tmp_path / "ledger.db", 5)) == 2
 
 
 async def test_outside_of_the_connection_nothing_streams(tmp_path):

@@ -196,6 +196,15 @@ def test_a_higher_cap_never_leaves_less(values, reached, cap, more):
     )
 
 
+@given(st.lists(st.integers(0, 9) | st.integers(0, 10**6), min_size=1, max_size=20), st.data())
+def test_nowhere_is_more_left_than_the_most(values, data):
+    """Wherever one stands, on a value that is there many times or between two, and whatever the cap."""
+    distribution = Distribution.of_samples(values)
+    reached = data.draw(st.sampled_from(values) | st.floats(0.0, 2e6))
+    cap = data.draw(st.just(math.inf) | st.floats(0.0, 2e6))
+    assert distribution.mean_residual(reached, cap) <= distribution.longest_residual * (1 + 1e-9)
+
+
 def test_what_is_left_leaps_over_a_gap():
     """Nothing lies between two atoms: past the first, the second is to be expected."""
     atoms = Distribution(np.array([0.0, 0.5, 0.5, 1.0]), np.array([1.0, 1.0, 3.0, 3.0]))

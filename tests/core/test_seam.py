@@ -292,6 +292,14 @@ def test_a_refrain_that_the_source_began_as_well_goes_on():
     assert heard(singing, f" {sent} again", size=4) == f" {sent} again"
 
 
+def test_a_refrain_without_the_space_before_it_is_an_echo():
+    """Who begins with the answer's first letter, and not as the source went on, has begun the answer anew."""
+    sent = "Row, row, row your boat,"
+    echoing = Proof(sent, following=" Row,")
+    echoing.follow(" row, row your")
+    assert heard(echoing, f"{sent} gently", size=4) == " gently"
+
+
 def test_agreeing_is_told_from_silence():
     """A target that says the end of the answer again and stops has agreed; one that says nothing has not."""
     proof = Proof(SENT, " the wea")

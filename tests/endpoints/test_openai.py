@@ -430,11 +430,45 @@ async def test_a_page_thrown_into_the_body_is_a_break(parser: type, monkeypatch:
             assert await everything(made) == [Piece("Hi"), Finish(FinishReason.STOP)]
 
 
-@pytest.mark.parametrize(("parts", "phase"), [((), Phase.PREFILL), ((chunk("Hel"),), Phase.DECODE)])
+@pytest.mark.parametrize(
+    ("parts", "phase"),
+    [
+        ((), Phase.PREFILL),
+        ((chunk("Hel"),), Phase.DECODE),
+        ((chunk("Hel"), 0.1, chunk("lo")), Phase.DECODE),
+    ],
+)
 async def test_silence_is_a_break(parts: tuple[bytes, ...], phase: Phase) -> None:
     """A server that says nothing for `read_timeout_s` is given up."""
     _, error = await failure_of(streams(*parts, 30.0), read_timeout_s=0.2)
     assert (error.phase, error.message) == (phase, "silent for 0.2 s")
+
+
+async def test_whoever_does_not_read_waits_for_nothing() -> None:
+    """While a slow client keeps us from reading, a server that says nothing meanwhile is not given up."""
+    script = streams(chunk("Hel"), 0.6, chunk("lo", "stop"))
+    events: list[Event] = []
+    async with upstream(script) as server, endpoint(server.base_url, read_timeout_s=0.4) as made:
+        async for event in made.generate(REQUEST, Prefix()):
+            events.append(event)
+            await anyio.sleep(0.5)
+    assert events == [Piece("Hel"), Piece("lo"), Finish(FinishReason.STOP)]
+
+
+async def test_silence_is_a_break_on_a_connection_that_is_used_again() -> None:
+    """A request behind another one waits as long for its head as the first did, and no longer."""
+
+    async def says_nothing(request: web.Request) -> web.StreamResponse:
+        await anyio.sleep(30)
+        raise AssertionError
+
+    good = streams(chunk("Hi", "stop"), DONE)
+    async with upstream(good) as server, endpoint(server.base_url, read_timeout_s=0.2) as made:
+        await everything(made)
+        server.script = says_nothing
+        with anyio.fail_after(2), pytest.raises(EndpointError, match=r"silent for 0\.2 s"):
+            await everything(made)
+    assert len(set(server.peers)) == 1
 
 
 @pytest.mark.parametrize("tail", [ERROR, data_event(b"{oops"), b""])

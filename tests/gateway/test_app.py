@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import openai
 import pytest
 from aiohttp.http import StreamWriter
 from anyio.abc import TaskStatus
+from yarl import URL
 
 from discostream.config import Settings, settings_from
 from discostream.endpoints.scripted import ScriptedEndpoint
@@ -25,6 +27,8 @@ from discostream.gateway.app import serve
 from discostream.gateway.errors import describe
 from discostream.library import Disco, connect
 from discostream.session.models import VIRTUAL, choice_of
+from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
+from discostream.wire.sse import DONE
 
 pytestmark = pytest.mark.anyio
 
@@ -238,6 +242,39 @@ async def test_a_failure_after_content_is_an_event(serving: Serving) -> None:
         assert "".join(told) == "Once upon"
         async with gateway.ask() as response:
             assert (response.status, (await response.read())[-14:]) == (200, b"data: [DONE]\n\n")
+
+
+class Garbling(ScriptedEndpoint):
+    """Says half of a character, which no adapter should."""
+
+    pause_s = 0.0
+
+    async def generate(self, request: Request, prefix: Prefix) -> AsyncGenerator[Event, None]:
+        for text, pause_s in (("Once", 0.02), ("\ud83e", self.pause_s), (" upon", 0.0)):
+            yield Piece(text)
+            await anyio.sleep(pause_s)
+        yield Finish(FinishReason.STOP)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.02])
+async def test_a_piece_that_cannot_be_written_ends_the_stream(serving: Serving, pause_s: float) -> None:
+    """An answer does not go on without it; what comes in the meantime is not written behind the end."""
+    body = json.dumps({"messages": MESSAGES, "stream": True})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with serving() as gateway:
+        garbling = Garbling(gateway.laptop.settings, gateway.laptop.script)
+        garbling.pause_s = pause_s
+        gateway.disco.endpoints["laptop"] = garbling
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(gateway.base_url).port)
+        writer.write((head + body).encode())
+        said = await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+    assert b'"content":"Once"' in said
+    assert b" upon" not in said
+    assert said.count(b'"error"') == 1
+    assert said.endswith(DONE + b"\r\n0\r\n\r\n")
 
 
 async def listen(stream: Any, told: list[str]) -> None:

@@ -22,6 +22,7 @@ import pytest
 from discostream.config import Settings, settings_from
 from discostream.gateway import limits
 from discostream.gateway.app import serve
+from discostream.gateway.streaming import Streaming
 from discostream.ledger.queries import totals
 from discostream.library import connect
 
@@ -210,6 +211,26 @@ async def test_a_client_that_pauses_gets_all_of_its_answer(tmp_path: Path) -> No
     assert head.startswith(b"HTTP/1.1 200")
     assert said.count(b'"content":" word') == len(words) - 1
     assert b"data: [DONE]" in said
+
+
+async def test_a_client_that_reads_nothing_is_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a comment is due and cannot be written, nothing is tried again before the next is due."""
+    looked, keep_alive = 0, Streaming._keep_alive
+
+    def counted(streaming: Streaming) -> None:
+        nonlocal looked
+        looked += 1
+        keep_alive(streaming)
+
+    monkeypatch.setattr(Streaming, "_keep_alive", counted)
+    told = {**LAPTOP, "answer": "word " * 20_000}
+    async with serving(settings(tmp_path, told, keep_alive_s=0.1)) as port:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(post(json.dumps({**CHAT, "stream": True}).encode()))
+            await anyio.sleep(1.0)
+    assert 2 < looked <= 10
 
 
 def url_of(upstream: asyncio.Server) -> str:

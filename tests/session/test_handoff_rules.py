@@ -12,8 +12,8 @@ from timetable import Played, a_house, a_request, device, play, server
 from discostream.config import MigrationSettings
 from discostream.core.cost import Energy
 from discostream.core.handoff import CAUTION
-from discostream.endpoints.scripted import ScriptedEndpoint
-from discostream.types import Finish, FinishReason, Kind, Piece, Prefix, Prompt, Request
+from discostream.endpoints.scripted import TOKEN, ScriptedEndpoint
+from discostream.types import Extra, Finish, FinishReason, Kind, Piece, Prefix, Prompt, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -205,6 +205,31 @@ async def test_an_answer_that_cannot_be_cut_says_so():
     played = await play(a_pair(device(continues=("text",)), cloud))
     assert played.text == "字" * 60
     assert played.outcome.stayed.endswith("hide it: cannot be cut there")
+
+
+async def test_a_change_that_comes_with_what_cannot_be_followed_is_not_forgotten():
+    """Whoever becomes able to go on just before a piece that forbids a move is asked after that piece."""
+    laptop = device(answer=LONG)
+    able, laptop.continues = laptop.continues, frozenset()
+
+    class Cloud(ScriptedEndpoint):
+        async def generate(self, request: Request, prefix: Prefix):
+            for n, word in enumerate(TOKEN.findall(LONG)):
+                await anyio.sleep(0.05)
+                if n == 5:
+                    laptop.continues = able
+                yield Piece(word, extra=Extra(logprobs={}) if n == 5 else None)
+            yield Finish(FinishReason.STOP)
+
+    plain = server()
+    played = await play(a_pair(laptop, Cloud(plain.settings, plain.script)))
+    assert [move.target for move in played.outcome.migrations] == ["laptop"]
+
+
+async def test_an_answer_of_one_piece_is_over_before_it_could_move():
+    """Of an answer that came at once nobody says that others were dearer; they were not looked at."""
+    played = await play(a_pair(device(answer="Yes."), server(answer="YES.")))
+    assert played.outcome.stayed == "it was over before it could move"
 
 
 async def test_an_answer_that_moved_says_why():

@@ -137,6 +137,15 @@ async def test_client_that_leaves_before_content_cancels_everyone():
     assert outcome.usd == pytest.approx(3 * 10 / 1e6)
 
 
+async def test_a_client_that_has_left_already_costs_nothing():
+    """Whoever leaves while the plan is still to be made is settled, and no endpoint is asked for anything."""
+    laptop, client = device(), AClient()
+    client.left.cancel()
+    await run(a_request(), a_house([laptop]), client)
+    assert laptop.started == 0
+    assert client.outcome.verdict == "cancelled"
+
+
 async def test_billing_that_goes_on_after_a_cancel():
     """A server that bills on after a cancel is charged for the answer that was to be expected."""
     cloud = server(ttft_s=5.0)

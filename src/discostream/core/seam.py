@@ -200,9 +200,11 @@ class Proof:
         Where that may be an echo, their first letters are not enough: many an answer comes back to its first
         word.
         """
+        if not self._said.startswith(self._next_word):
+            return False
         sent, head = self._sent.lstrip(), self._said.lstrip()
         if not (sent.startswith(head) or head.startswith(sent)):
-            return self._said.startswith(self._next_word)
+            return True
         return len(_beginning(self._source_said.lstrip(), head)) >= min(len(sent), ECHO_CHARS)
 
     @property

@@ -48,6 +48,7 @@ class Body:
     def __enter__(self) -> Self:
         if self._protocol is not None:
             self._protocol.read_timeout = None
+            self._protocol.start_timeout()  # or the one that runs would go off while nobody reads
         self._watch()
         return self
 

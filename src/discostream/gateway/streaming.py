@@ -48,7 +48,7 @@ class Streaming:
         self._keep_alive_s = keep_alive_s
         self._loop = asyncio.get_running_loop()
         self._written_at = self._loop.time()
-        self._is_due = False
+        self._due: asyncio.Handle | None = None
         self._needed = asyncio.Event()
         self._error: Exception | None = None
 
@@ -69,6 +69,8 @@ class Streaming:
         finally:
             self._answer.on_news = None
             self._timer.cancel()
+            if self._due is not None:
+                self._due.cancel()  # or it would write behind what ends the stream
 
     async def _write_patiently(self) -> None:
         if self._error is not None:
@@ -78,17 +80,16 @@ class Streaming:
             self._written_at = self._loop.time()
 
     def _hear(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._write_what_waits)
+        if self._due is None:
+            self._due = self._loop.call_soon(self._write_what_waits)
 
     def _write_what_waits(self) -> None:
-        self._is_due = False
+        self._due = None
         if self._is_slow():
             self._needed.set()
             return
         if pieces := self._answer.waiting():
-            self._write(self._events(pieces))
+            self._write(pieces)
         if self._answer.ended:
             self._needed.set()
 
@@ -97,8 +98,10 @@ class Streaming:
         transport = self._writer.transport
         return transport is None or transport.get_write_buffer_size() > 0
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, pieces: Iterable[Delivered]) -> None:
+        """Write these; or a comment, if there are none."""
         try:
+            data = self._events(pieces) if pieces else KEEP_ALIVE
             self._writer.write(data, drain=False).send(None)  # waits for nothing but to drain
         except StopIteration:
             pass
@@ -109,7 +112,8 @@ class Streaming:
 
     def _keep_alive(self) -> None:
         silent_s = self._loop.time() - self._written_at
-        if silent_s >= self._keep_alive_s and not self._is_slow():
-            self._write(KEEP_ALIVE)
+        if silent_s >= self._keep_alive_s:
             silent_s = 0.0
-        self._timer = self._loop.call_later(max(self._keep_alive_s - silent_s, 0.0), self._keep_alive)
+            if not self._is_slow():
+                self._write(())
+        self._timer = self._loop.call_later(self._keep_alive_s - silent_s, self._keep_alive)

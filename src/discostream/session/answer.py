@@ -56,7 +56,7 @@ class Answer:
 
     @property
     def on_news(self) -> Callable[[], None] | None:
-        """Is called whenever a piece has come, or the end."""
+        """Is called whenever a piece has come, or the end; must neither wait nor raise."""
         return self._progress.on_news
 
     @on_news.setter
@@ -153,7 +153,7 @@ class _Progress:
         self.on_news: Callable[[], None] | None = None
         self._pieces: list[Delivered] = []
         self._waiting = 0
-        self._came = anyio.Event()
+        self._came: anyio.Event | None = None
         self._went: anyio.Event | None = None
         self._reader = reader
 
@@ -179,12 +179,16 @@ class _Progress:
         self._tell()
 
     def _tell(self) -> None:
-        (self.on_news or self._came.set)()
+        if self.on_news is not None:
+            self.on_news()
+        if self._came is not None:
+            self._came.set()
+            self._came = None
 
     async def read(self) -> list[Delivered]:
         """All that has come; waits for something. Nothing once everything was read, and is over."""
         while not self._pieces and not self.over.is_set():
-            if self._came.is_set():  # else another reader waits for it, too
+            if self._came is None:  # else another reader waits for it, too
                 self._came = anyio.Event()
             await self._came.wait()
         return self.waiting()

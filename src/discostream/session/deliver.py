@@ -141,6 +141,8 @@ class Delivery:
             return f"{asked[-1].endpoint.name} was asked to go on, and let go: {asked[-1].dropped}"
         if self.decision is not None:
             return self.decision.in_words()
+        if not self.successors.weighed:
+            return "it was over before it could move"
         return "no other endpoint could go on with it at a lower price"
 
     def _from_source(self, report: Event | EndpointError, at: float) -> None:

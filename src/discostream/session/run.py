@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 
 from discostream.core.pacing import Reader
 from discostream.core.stops import StopFilter
@@ -57,7 +58,8 @@ async def run(request: Request, house: House, client: Client) -> None:
     """
     planner = house.planner if request.endpoint else house.planner.under(request.policy, request.share)
     if planner is not house.planner:
-        await planner.ready(request.arrived_at)
+        with anyio.CancelScope(shield=True):  # whoever leaves meanwhile is settled below, as all are
+            await planner.ready(request.arrived_at)
     outlook = planner.outlook(request.arrived_at)  # 2 profile
     known = outlook.known
     estimated_tokens = house.knowledge.estimate_tokens(request.prompt_chars)
@@ -77,6 +79,7 @@ async def run(request: Request, house: House, client: Client) -> None:
     failure: Exception | None = None
     try:
         with client.left:
+            await anyio.lowlevel.checkpoint_if_cancelled()
             async with attempts, outlet:
                 try:
                     lead = await race(plan, request, attempts)  # 4 race

@@ -83,6 +83,11 @@ class Successors:
     _circumstances: list[object] = field(default_factory=list)
     _bars: list[_Bar] = field(default_factory=list)
 
+    @property
+    def weighed(self) -> bool:
+        """Whether a move was ever weighed."""
+        return self._weighed_for is not None
+
     def able(self, source: LiveAttempt, spent: Collection[str]) -> list[Successor]:
         """Whoever can rescue what `source` wrote, but for the spent; the quickest first.
 
@@ -106,7 +111,7 @@ class Successors:
 
     def worth_weighing(self, source: LiveAttempt, at: float) -> bool:
         """Whether a move could pay and go unnoticed now, by what is known from when it was weighed last."""
-        if source is not self._weighed_for or self._circumstances_changed():
+        if source is not self._weighed_for or self._circumstances_now() != self._circumstances:
             return True
         unread = self.written.reader.unread(at)
         for bar in self._bars:
@@ -127,7 +132,7 @@ class Successors:
         decided: Decision | None = None
         cheaper = self._capable(source, self._dearer(source_profile).union(spent))
         self._weighed_for = source
-        self._circumstances_changed()
+        self._circumstances = self._circumstances_now()
         self._bars = [bar for each in cheaper if (bar := self._bar(source_profile, each)) is not None]
         for successor in cheaper:
             profile = self.known.of(successor.name)
@@ -141,13 +146,12 @@ class Successors:
                 decided = decision
         return best, decided
 
-    def _circumstances_changed(self) -> bool:
-        """Whether something has, since the last look, that decides who could go on, and from what."""
+    def _circumstances_now(self) -> list[object]:
+        """What decides who could go on, and from what; while it stays the same, bars hold."""
         circumstances: list[object] = [len(self.attempts.started), self.written.token_ids is None]
         for endpoint in self.endpoints.values():
             circumstances += endpoint.continues, endpoint.vocabulary
-        before, self._circumstances = self._circumstances, circumstances
-        return circumstances != before
+        return circumstances
 
     def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar | None:
         """What a move has to reach; `None` where no answer is long enough for that."""
