@@ -228,6 +228,70 @@ def test_a_range_that_is_none_is_said_in_words(browser: Any, gateway: Serving) -
         visit.complaints.clear()  # of the 400
 
 
+def test_the_list_has_no_holes(browser: Any, tmp_path: Path) -> None:
+    """Who has asked for older requests sees newer ones come, and none of those between them go."""
+    now = time.time()
+    ledger = tmp_path / "ledger.db"
+    recorded(ledger, [(now - 600 + n, replace(MOVED, request_id=f"{n:08}")) for n in range(110)])
+    with visiting(browser, written(tmp_path, SLOW_PAIR, gateway=""), path="dashboard") as visit:
+        show(visit)
+        visit.page.get_by_role("button", name="Show older").click()
+        visit.page.wait_for_function("() => document.querySelectorAll('#requests tbody tr').length === 100")
+        recorded(ledger, [(now - 400 + n, replace(MOVED, request_id=f"{110 + n:08}")) for n in range(20)])
+        for name in ("Pause", "Pause"):  # and on again, which looks anew
+            visit.page.get_by_role("button", name=name).click()
+        visit.page.locator("#requests a", has_text="00000129").wait_for()
+        listed = [int(row[0]) for row in visit.page.evaluate(ROWS, "#requests")]
+        assert listed == list(range(129, 29, -1))
+        visit.page.get_by_role("button", name="Show older").click()
+        visit.page.locator("#requests a", has_text="00000000").wait_for()
+        assert visit.page.locator("#older").is_hidden()
+
+
+def test_where_nothing_was_answered_it_is_said(browser: Any, tmp_path: Path) -> None:
+    """With failures alone, the charts of TTFT say so in whole sentences."""
+    recorded(tmp_path / "ledger.db", [(time.time() - 60, FAILED)])
+    with visiting(browser, written(tmp_path, SLOW_PAIR, gateway=""), path="dashboard") as visit:
+        show(visit)
+        assert visit.texts("#ttft .said, #cdf .said") == ["Nothing was answered."] * 2
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(browser: Any, gateway: Serving) -> None:
+    """The page says so, goes on looking, and takes it back."""
+    broken = iter((True,))
+    with opened(browser, gateway, "dashboard") as visit:
+        show(visit)
+
+        def live(route: Any) -> None:
+            if next(broken, False):
+                route.fulfill(status=200, content_type="application/json", body='{"now":')
+            else:
+                route.continue_()
+
+        visit.page.route("**/dashboard/api/live", live)
+        visit.page.locator("#trouble", has_text="broke off").wait_for()
+        visit.page.locator("#trouble").wait_for(state="hidden")
+
+
+def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> None:
+    """One of a thing is told in the singular however it was counted, and no span has a part that is full."""
+    say = "async ([name, value]) => (await import('/pages/format.js'))[name](value)"
+    told = {
+        ("tokens", 1.3): "1 token",
+        ("tokens", 0.6): "1 token",
+        ("tokens", 0): "0 tokens",
+        ("seconds", 0.9999): "1.00 s",
+        ("seconds", 59.97): "1 min",
+        ("seconds", 119.7): "2 min",
+        ("seconds", 3599.8): "1 h",
+        ("seconds", 86399.9): "1 d",
+        ("seconds", 93_600): "1 d 2 h",
+    }
+    with opened(browser, gateway, "dashboard") as visit:
+        show(visit)
+        assert {each: visit.page.evaluate(say, each).replace("\u00a0", " ") for each in told} == told
+
+
 def test_every_control_is_reached_by_keyboard_and_has_a_name(browser: Any, gateway: Serving) -> None:
     """Tab goes from the top in reading order; headings come in order; tables tell what their cells are of."""
     with opened(browser, gateway, "dashboard") as visit:

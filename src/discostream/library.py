@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 from msgspec.structs import replace
 
+from discostream.checks import KIND_NEEDED
 from discostream.config import (
     CostSettings,
     MigrationSettings,
@@ -26,7 +27,7 @@ from discostream.config import (
     check_settings,
     load_settings,
 )
-from discostream.core.budget import Allowance, budgets_from, warning_of
+from discostream.core.budget import budgets_from, warning_of
 from discostream.core.cost import exchange_rate
 from discostream.endpoints.base import Endpoint
 from discostream.endpoints.registry import build_endpoint
@@ -53,7 +54,7 @@ from discostream.session.pins import pinned_by_needs, refuse_impossible_pins, re
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Balance, Purse
-from discostream.types import PROBE, Kind, Request, Sampling
+from discostream.types import PROBE, Request, Sampling
 from discostream.wire.openai_schema import needs_of
 
 __all__ = ["FAILED", "READY", "STARTING", "Answer", "Disco", "connect"]
@@ -171,11 +172,6 @@ class Disco:
             )
             for balance in self._purse.balances()
         )
-
-    @property
-    def allowances(self) -> tuple[Allowance, ...]:
-        """What the plans in force let an average request use of every budget."""
-        return self._planner.allowances
 
     @property
     def charge(self) -> float | None:
@@ -393,7 +389,7 @@ class Disco:
 
 
 def _refuse_missing_kind(policy: PolicySettings, endpoints: Mapping[str, Endpoint]) -> None:
-    needed = {"server-only": Kind.SERVER, "device-only": Kind.DEVICE}.get(policy.name)
+    needed = KIND_NEEDED.get(policy.name)
     if not endpoints:
         raise ConfigError("endpoint: there is none; add an [[endpoint]] table")
     if needed and all(endpoint.kind is not needed for endpoint in endpoints.values()):

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from discostream.config import EndpointSettings, Settings, settings_from
 from discostream.gateway.app import METRICS, build_app, serve
-from discostream.gateway.metrics import provider_of
+from discostream.gateway.measures import provider_of
 from discostream.library import connect
 from discostream.types import Kind
 

@@ -187,6 +187,7 @@ async def test_private_plans_name_no_server(serving: Any, tmp_path: Path) -> Non
         ({"policy": "optimum"}, "policy", "did you mean 'optimal'?"),
         ({"policy": "offsets"}, "policy", "needs policy.offsets"),
         ({"policy": "fast", "share": "0.3"}, "share", "policy 'fast' knows no share"),
+        ({"shares": "0.3"}, "shares", "'shares': no such parameter; must be policy, share"),
     ],
 )
 async def test_a_plan_that_cannot_be_had_is_refused(

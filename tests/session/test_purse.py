@@ -126,6 +126,17 @@ def test_balances_are_in_the_unit_of_the_amount():
     assert [balance.spent for balance in purse.balances()] == [0.0, 0.75]
 
 
+def test_nothing_is_held_once_all_is_given_back():
+    """What sums of floats leave over is not told as an amount, least of all as one below zero."""
+    purse, laptop = Purse([joules(10_000.0)], Clock()), device()
+    laptop.energy = Energy(0.1, 0.1)
+    for lengths in ((1, 3, 7), (7, 3, 1), (2, 9, 5)):
+        under_way = [purse.reserve(laptop, asked(max_tokens=length), Prefix()) for length in lengths]
+        for reservation in under_way:
+            reservation.release()
+        assert purse.balances()[0].held == 0.0
+
+
 def test_a_soft_budget_refuses_nobody():
     """A soft budget steers plans; an attempt starts however much was spent of it."""
     purse = Purse([usd(0.0, hard=False), share(0.0, hard=False)], Clock())

@@ -17,6 +17,7 @@ from discostream.core.times import moment_of
 from discostream.errors import ConfigError, RequestRejected
 from discostream.gateway.chat import DISCO
 from discostream.gateway.errors import ErrorReply
+from discostream.gateway.query import json_response, parameters
 from discostream.ledger.overview import overview
 from discostream.ledger.queries import OUTCOMES, Wanted, page, settled_as, utc
 from discostream.ledger.store import default_ledger_path
@@ -43,12 +44,12 @@ def dashboard_routes() -> list[web.RouteDef]:
 
 
 async def _overview(http: web.Request) -> web.Response:
-    wanted = _wanted(_asked(http, *FILTERS))
+    wanted = _wanted(parameters(http, *FILTERS))
     return await _answered(partial(overview, _ledger(http), wanted))
 
 
 async def _requests(http: web.Request) -> web.Response:
-    asked = _asked(http, *FILTERS, "limit", "before")
+    asked = parameters(http, *FILTERS, "limit", "before")
     limit = _number(asked, "limit", LONGEST_PAGE) or USUAL_PAGE
     before = _number(asked, "before", LAST_KEY)
     return await _answered(partial(_page, _ledger(http), limit, _wanted(asked), before))
@@ -60,7 +61,7 @@ def _page(ledger: str | Path, limit: int, wanted: Wanted, before: int | None) ->
 
 
 async def _request(http: web.Request) -> web.Response:
-    _asked(http)
+    parameters(http)
     return await _answered(partial(_settled, _ledger(http), http.match_info["id"]))
 
 
@@ -76,41 +77,23 @@ def _settled(ledger: str | Path, request_id: str) -> dict[str, Any]:
 
 
 async def _live(http: web.Request) -> web.Response:
-    _asked(http)
-    return _json(msgspec.json.encode({"now": utc(datetime.now(UTC)), "requests": http.app[DISCO].live()}))
+    parameters(http)
+    now, requests = utc(datetime.now(UTC)), http.app[DISCO].live()
+    return json_response(msgspec.json.encode({"now": now, "requests": requests}))
 
 
 async def _answered(looking: Callable[[], object]) -> web.Response:
     """What was found, looked for and written down in a thread, while answers go on."""
     try:
-        return _json(await anyio.to_thread.run_sync(lambda: msgspec.json.encode(looking())))
+        return json_response(await anyio.to_thread.run_sync(lambda: msgspec.json.encode(looking())))
     except ConfigError as error:
         log.error("%s", error)
         body = encode_error(str(error), "server_error", code="ledger_unreadable")
         return ErrorReply(500, body).as_response()
 
 
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
-
-
 def _ledger(http: web.Request) -> str | Path:
     return http.app[DISCO].settings.ledger.path or default_ledger_path()
-
-
-def _asked(http: web.Request, *known: str) -> dict[str, str]:
-    """The query's parameters by name.
-
-    Raises:
-        RequestRejected: One is unknown, or there twice.
-    """
-    for name in http.query:
-        if name not in known:
-            told = f"must be {', '.join(known)}" if known else "there are none here"
-            raise RequestRejected(f"{name!r}: no such parameter; {told}", param=name)
-        if len(http.query.getall(name)) > 1:
-            raise RequestRejected(f"{name}: is there twice; send it once", param=name)
-    return dict(http.query)
 
 
 def _wanted(asked: dict[str, str]) -> Wanted:

@@ -22,11 +22,11 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from discostream.gateway.measures import INSTRUMENTS, Instrument, Measurer, provider_of
+from discostream.gateway.measures import INSTRUMENTS, Instrument, Measurer
 from discostream.library import FAILED, READY, STARTING, Disco
 from discostream.types import Outcome, Request
 
-__all__ = ["CONTENT_TYPE", "Metrics", "Standing", "provider_of"]
+__all__ = ["CONTENT_TYPE", "Metrics", "Standing"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -16,6 +16,7 @@ from discostream.core.plugins import policy_names
 from discostream.core.policies import FIXED_POLICIES
 from discostream.endpoints.base import Endpoint
 from discostream.gateway.chat import DISCO
+from discostream.gateway.query import json_response
 from discostream.library import Disco
 from discostream.session.models import VIRTUAL
 
@@ -101,8 +102,7 @@ def _showing(file: str) -> Handler:
 
 
 async def _facts(http: web.Request) -> web.Response:
-    body = msgspec.json.encode(_facts_of(http.app[DISCO]))
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return json_response(msgspec.json.encode(_facts_of(http.app[DISCO])))
 
 
 def _facts_of(disco: Disco) -> dict[str, object]:

@@ -12,6 +12,7 @@ from discostream.core.profile import DeviceTtft, EndpointProfile
 from discostream.core.rows import Action, Row, in_line
 from discostream.core.survival import LearntDistribution
 from discostream.gateway.chat import DISCO
+from discostream.gateway.query import json_response, parameters
 from discostream.ledger.queries import utc
 from discostream.session.in_force import PlanInForce
 from discostream.session.knowledge import Experience
@@ -31,15 +32,17 @@ def plan_routes() -> list[web.RouteDef]:
 
 async def _plan(http: web.Request) -> web.Response:
     """The plan in force, or the one that a policy or a share would have."""
-    policy, share = http.query.get("policy"), http.query.get("share")
+    asked = parameters(http, "policy", "share")
+    policy, share = asked.get("policy"), asked.get("share")
     if policy is not None:
         refuse_unknown_policy(policy, "policy")
     plan = await http.app[DISCO].plan_in_force(policy, None if share is None else share_in(share, "share"))
-    return _json(_plan_as_json(plan))
+    return json_response(msgspec.json.encode(_plan_as_json(plan)))
 
 
 async def _budgets(http: web.Request) -> web.Response:
     """Every budget, and what energy is worth."""
+    parameters(http)
     disco = http.app[DISCO]
     balances = await disco.appraise()
     told = {
@@ -47,13 +50,7 @@ async def _budgets(http: web.Request) -> web.Response:
         "usd_per_joule": disco.usd_per_joule,
         "battery_charge": disco.charge,
     }
-    return _json(told)
-
-
-def _json(told: dict[str, Any]) -> web.Response:
-    """The values as JSON, in which what is infinite is `null`."""
-    body = msgspec.json.encode(told)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return json_response(msgspec.json.encode(told))
 
 
 def _plan_as_json(plan: PlanInForce) -> dict[str, Any]:

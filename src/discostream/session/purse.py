@@ -116,9 +116,10 @@ class _Account:
 
     @property
     def balance(self) -> Balance:
-        """How it stands."""
+        """How it stands; what rounding leaves of sums that were given back is nothing."""
         of = (self.prompt_tokens or math.inf) if self.budget.resource is Resource.SHARE else 1
-        return Balance(self.budget, self.spent / of, self.held / of, self.renews_at)
+        held = self.held if self.held > ROUNDING * self.budget.amount else 0.0
+        return Balance(self.budget, self.spent / of, held / of, self.renews_at)
 
     def renew(self, now: datetime) -> None:
         """Begin a new window once the old one is over; what is set aside stays so, and will count in it.

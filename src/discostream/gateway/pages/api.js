@@ -26,10 +26,7 @@ export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
 export async function ask(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
-  const response = await fetch(path, { ...options, headers }).catch((error) => {
-    if (error.name === "AbortError") throw error;
-    throw new Problem("The gateway cannot be reached. Is `disco serve` still running? Start it, then try again.");
-  });
+  const response = await fetch(path, { ...options, headers }).catch(as("The gateway cannot be reached. Is `disco serve` still running? Start it, then try again."));
   if (response.ok) return response;
   if (response.status === 401) wantKey();
   const told = await response.json().catch(() => null);
@@ -38,8 +35,14 @@ export async function ask(path, options = {}) {
 
 /** What a path's JSON holds. */
 export async function get(path, options) {
-  return (await ask(path, options)).json();
+  const response = await ask(path, options);
+  return response.json().catch(as("The gateway’s answer broke off. Is it being restarted?"));
 }
+
+/** Makes what went wrong on the way a `Problem`, but for what was given up here. */
+const as = (message) => (error) => {
+  throw error.name === "AbortError" ? error : new Problem(message);
+};
 
 export function advised({ message, code }) {
   return [message.replace(/([^.!?])$/, "$1."), ADVICE[code]].filter(Boolean).join(" ");

@@ -10,10 +10,11 @@ import { showPlan } from "./plan.js";
 import { showRequests } from "./requests.js";
 import { KEY, showLive } from "./timeline.js";
 import { offer, query, steer } from "./view.js";
-import { again, every, pause, tried } from "./watch.js";
+import { again, every, pause } from "./watch.js";
 
 const [LIVE_S, SETTLED_S] = [1, 10];
-const board = { endpoints: [], policies: [], running: new Set(), older: [], cursor: null };
+const [PAGE, MOST_LISTED] = [50, 500];
+const board = { endpoints: [], policies: [], running: new Set(), listed: PAGE };
 
 const legend = once(async () => {
   const { endpoints, policies } = await get("/playground.json");
@@ -40,30 +41,16 @@ async function overview(signal) {
 }
 
 async function settled(signal) {
-  const [told] = await Promise.all([get(`/dashboard/api/requests?${query({ limit: 50 })}`, { signal }), legend()]);
-  board.newest = told.requests;
-  if (!board.older.length) board.cursor = told.next;
-  listRequests();
+  const [told] = await Promise.all([get(`/dashboard/api/requests?${query({ limit: board.listed })}`, { signal }), legend()]);
+  showRequests(told.requests);
+  $("older").hidden = !told.next || board.listed === MOST_LISTED;
 }
 
-async function older() {
-  const asked = query({ limit: 50, before: board.cursor });
-  const told = await get(`/dashboard/api/requests?${asked}`);
-  if (asked !== query({ limit: 50, before: board.cursor })) return; // something else is shown by now
-  board.older.push(...told.requests);
-  board.cursor = told.next;
-  listRequests();
+/** List more of them, for as long as this is shown; all anew, so that none is missing in between. */
+function older() {
+  board.listed += PAGE;
+  listAnew();
 }
-
-/** The newest, and those beyond them that were asked for, each once. */
-function listRequests() {
-  const listed = new Set();
-  const fresh = (request) => !listed.has(keyOf(request)) && listed.add(keyOf(request));
-  showRequests([...board.newest, ...board.older].filter(fresh));
-  $("older").hidden = !board.cursor;
-}
-
-const keyOf = ({ request_id, recorded_at }) => `${request_id} ${recorded_at}`;
 
 async function live(signal) {
   const [told] = await Promise.all([get("/dashboard/api/live", { signal }), legend()]);
@@ -81,7 +68,7 @@ async function standing(signal) {
 }
 
 function changed() {
-  Object.assign(board, { older: [], cursor: null });
+  board.listed = PAGE;
   offer({ policies: board.policies, endpoints: board.endpoints });
   lookAnew();
   listAnew();
@@ -95,7 +82,7 @@ every(LIVE_S, live);
 every(SETTLED_S, standing);
 keepKey(again);
 steer(changed);
-$("older").addEventListener("click", () => tried(older));
+$("older").addEventListener("click", older);
 $("pause").addEventListener("click", () => {
   const paused = $("pause").getAttribute("aria-pressed") !== "true";
   $("pause").setAttribute("aria-pressed", paused);

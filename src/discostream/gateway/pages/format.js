@@ -13,7 +13,7 @@ const known = (say) => (value) => (value === null || value === undefined ? NONE 
 
 export const count = known((value) => whole.format(value));
 export const percent = known((share) => `${three.format(100 * share)}${UNIT}%`);
-export const plural = (many, one, more = `${one}s`) => `${count(many)}${UNIT}${many === 1 ? one : more}`;
+export const plural = (many, one, more = `${one}s`) => `${count(many)}${UNIT}${Math.round(many) === 1 ? one : more}`;
 export const tokens = (many) => plural(many, "token");
 
 /** A span: ms below a second, then seconds, minutes, hours, days. */
@@ -22,10 +22,10 @@ export const seconds = known((span) => {
   if (span < 0.9995) return `${(span < 0.01 ? two : whole).format(1000 * span)}${UNIT}ms`;
   if (span < 9.995) return `${span.toFixed(2)}${UNIT}s`;
   if (span < 59.95) return `${span.toFixed(1)}${UNIT}s`;
-  const [all, parts] = span < 3600 ? [60, ["min", "s", 1]] : span < 86400 ? [3600, ["h", "min", 60]] : [86400, ["d", "h", 3600]];
-  const [large, small, unit] = parts;
-  const rest = Math.floor((span % all) / unit);
-  return `${Math.floor(span / all)}${UNIT}${large}${rest ? ` ${rest}${UNIT}${small}` : ""}`;
+  const all = Math.round(span);
+  const [large_s, large, small_s, small] = all < 3600 ? [60, "min", 1, "s"] : all < 86400 ? [3600, "h", 60, "min"] : [86400, "d", 3600, "h"];
+  const rest = Math.floor((all % large_s) / small_s);
+  return `${Math.floor(all / large_s)}${UNIT}${large}${rest ? ` ${rest}${UNIT}${small}` : ""}`;
 });
 
 /** Dollars: cents from ten of them on, two digits below. */

@@ -7,6 +7,7 @@ import { look, named } from "./looks.js";
 import { isFiltered, rangeInWords } from "./view.js";
 
 const FIGURES = "figure";
+const NOTHING = "Nothing was answered.";
 const PARTS = ["p50", "p90", "p99"];
 const charts = {};
 
@@ -71,7 +72,7 @@ function ttftOverTime(told, over, span) {
   const lately = last(over.ttft_s.p50);
   return {
     ...span, lines, tick: secondsTick, say: seconds,
-    said: all ? `As delivered, ${per(over)}: median ${seconds(all.p50)} over the whole range, ${seconds(lately)} lately; P99 ${seconds(all.p99)}.` : "Nothing was answered.",
+    said: all ? `As delivered, ${per(over)}: median ${seconds(all.p50)} over the whole range, ${seconds(lately)} lately; P99 ${seconds(all.p99)}.` : NOTHING,
     columns: [first, ...figures(lines.map(({ label }) => label))],
     rows: rowsOf(over, lines.map(({ values }) => values), seconds),
   };
@@ -145,7 +146,7 @@ function distribution({ ttft_cdf: { delivered, endpoints }, totals, endpoints: r
   return {
     x, spans: true, from: x[0] * 0.9, to: x.at(-1) * 1.1, tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
     lines: curves.map(({ curve, ...more }) => ({ ...more, values: shares(curve, x) })),
-    said: known.map(([name, many, ttft]) => `${name}: half within ${seconds(ttft.p50)}, 99\u00a0% within ${seconds(ttft.p99)} (${count(many)})`).join("; ") + ". An endpoint’s count from the start of an attempt.",
+    said: known.length ? known.map(([name, many, ttft]) => `${name}: half within ${seconds(ttft.p50)}, 99\u00a0% within ${seconds(ttft.p99)} (${count(many)})`).join("; ") + ". An endpoint’s count from the start of an attempt." : NOTHING,
     columns: [[""], ...figures(["Count", "Mean", "P50", "P90", "P99"])],
     rows: () => known.map(([name, many, ttft]) => [name, count(many), ...["mean", "p50", "p90", "p99"].map((part) => seconds(ttft[part]))]),
   };

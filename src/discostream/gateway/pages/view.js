@@ -18,10 +18,12 @@ export function query(more = {}) {
 export function rangeInWords() {
   const asked = new URLSearchParams(query());
   const chosen = form().querySelector(`input[value="${CSS.escape(asked.get("since"))}"]`);
-  if (asked.get("until")) return `from ${asked.get("since")} to ${asked.get("until")}`;
-  if (!chosen) return `since ${asked.get("since")}`;
+  if (asked.get("until")) return `from ${moment(asked.get("since"))} to ${moment(asked.get("until"))}`;
+  if (!chosen) return `since ${moment(asked.get("since"))}`;
   return asked.get("since") === "all" ? "so far" : `in the last ${chosen.nextSibling.textContent}`;
 }
+
+const moment = (said) => (/^[\d.]+[smhd]$/.test(said) ? `${said} ago` : said);
 
 export const isFiltered = () => FILTERS.some((name) => new URLSearchParams(location.search).get(name));
 

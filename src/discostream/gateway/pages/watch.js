@@ -32,7 +32,7 @@ export function every(seconds, task) {
 }
 
 /** Do a task; whether it makes sense to do it again. */
-export async function tried(task, signal) {
+async function tried(task, signal) {
   try {
     await task(signal);
     tell(task, null);
