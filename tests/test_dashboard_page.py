@@ -249,11 +249,12 @@ def test_the_list_has_no_holes(browser: Any, tmp_path: Path) -> None:
 
 
 def test_where_nothing_was_answered_it_is_said(browser: Any, tmp_path: Path) -> None:
-    """With failures alone, the charts of TTFT say so in whole sentences."""
+    """With failures alone, the charts of TTFT say so in whole sentences, and every chart how wide its parts are."""
     recorded(tmp_path / "ledger.db", [(time.time() - 60, FAILED)])
     with visiting(browser, written(tmp_path, SLOW_PAIR, gateway=""), path="dashboard") as visit:
-        show(visit)
+        show(visit, "?since=15m")
         assert visit.texts("#ttft .said, #cdf .said") == ["Nothing was answered."] * 2
+        assert visit.texts("#outcomes .said")[0].startswith("1 request, per 10 s: 0 ok, 1 failed")
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(browser: Any, gateway: Serving) -> None:
@@ -286,6 +287,7 @@ def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> 
         ("seconds", 3599.8): "1 h",
         ("seconds", 86399.9): "1 d",
         ("seconds", 93_600): "1 d 2 h",
+        ("when", "2020-03-01T12:00"): "1 Mar 2020 12:00",
     }
     with opened(browser, gateway, "dashboard") as visit:
         show(visit)

@@ -54,10 +54,11 @@ export const zone = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 const isToday = (at) => date.format(at) === date.format(new Date());
 
-/** A moment for a list: of today the time alone. */
+/** A moment for a list: of today the time alone, of this year no year. */
 export const when = known((moment) => {
   const at = new Date(moment);
-  return isToday(at) ? clock.format(at) : `${day.format(at)} ${minute.format(at)}`;
+  const dated = at.getFullYear() === new Date().getFullYear() ? day : date;
+  return isToday(at) ? clock.format(at) : `${dated.format(at)} ${minute.format(at)}`;
 });
 
 export const fully = known((moment) => `${date.format(new Date(moment))}, ${clock.format(new Date(moment))}`);

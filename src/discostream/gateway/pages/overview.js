@@ -61,7 +61,7 @@ function showTotals(totals) {
 
 const last = (values) => values.findLast((value) => value !== null) ?? null;
 const sum = (values) => values.reduce((all, value) => all + value, 0);
-const per = ({ bucket_s }) => `per ${{ 1: "second", 60: "minute", 3600: "hour", 86400: "day" }[bucket_s] ?? seconds(bucket_s)}`;
+const per = ({ bucket_s }) => `per ${{ 1: "second", 60: "minute", 3600: "hour", 86400: "day" }[bucket_s] ?? (bucket_s < 60 ? `${bucket_s}\u00a0s` : seconds(bucket_s))}`;
 const rowsOf = (over, values, say) => () => over.starts.map((moment, at) => [when(moment), ...values.map((each) => say(each[at]))]);
 const first = ["From"];
 const figures = (labels) => labels.map((label) => [label, FIGURES]);
@@ -147,7 +147,7 @@ function distribution({ ttft_cdf: { delivered, endpoints }, totals, endpoints: r
     x, spans: true, from: x[0] * 0.9, to: x.at(-1) * 1.1, tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
     lines: curves.map(({ curve, ...more }) => ({ ...more, values: shares(curve, x) })),
     said: known.length ? known.map(([name, many, ttft]) => `${name}: half within ${seconds(ttft.p50)}, 99\u00a0% within ${seconds(ttft.p99)} (${count(many)})`).join("; ") + ". An endpoint’s count from the start of an attempt." : NOTHING,
-    columns: [[""], ...figures(["Count", "Mean", "P50", "P90", "P99"])],
+    columns: [["Of"], ...figures(["Count", "Mean", "P50", "P90", "P99"])],
     rows: () => known.map(([name, many, ttft]) => [name, count(many), ...["mean", "p50", "p90", "p99"].map((part) => seconds(ttft[part]))]),
   };
 }
