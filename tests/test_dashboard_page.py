@@ -249,7 +249,7 @@ def test_the_list_has_no_holes(browser: Any, tmp_path: Path) -> None:
 
 
 def test_where_nothing_was_answered_it_is_said(browser: Any, tmp_path: Path) -> None:
-    """With failures alone, the charts of TTFT say so in whole sentences, and every chart how wide its parts are."""
+    """With failures alone, the charts of TTFT say so in whole sentences; others tell how wide their parts are."""
     recorded(tmp_path / "ledger.db", [(time.time() - 60, FAILED)])
     with visiting(browser, written(tmp_path, SLOW_PAIR, gateway=""), path="dashboard") as visit:
         show(visit, "?since=15m")
@@ -276,7 +276,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(browser: Any, gateway: Ser
 
 def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> None:
     """One of a thing is told in the singular however it was counted, and no span has a part that is full."""
-    say = "async ([name, value]) => (await import('/pages/format.js'))[name](value)"
+    say = "async ([name, ...values]) => (await import('/pages/format.js'))[name](...values)"
     told = {
         ("tokens", 1.3): "1 token",
         ("tokens", 0.6): "1 token",
@@ -288,6 +288,8 @@ def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> 
         ("seconds", 86399.9): "1 d",
         ("seconds", 93_600): "1 d 2 h",
         ("when", "2020-03-01T12:00"): "1 Mar 2020 12:00",
+        ("tick", 1_583_064_000, 86_400): "1 Mar",
+        ("tick", 1_583_064_000, 60 * 86_400): "Mar 2020",
     }
     with opened(browser, gateway, "dashboard") as visit:
         show(visit)

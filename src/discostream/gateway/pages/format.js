@@ -48,6 +48,8 @@ export const energy = known((value) => `${joules(value)} (${wattHours(value)})`)
 
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const MONTH_S = 28 * 86400;
+const month = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
 export const zone = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
@@ -64,7 +66,7 @@ export const when = known((moment) => {
 export const fully = known((moment) => `${date.format(new Date(moment))}, ${clock.format(new Date(moment))}`);
 
 /** A `time` on an axis whose ticks are this many seconds apart. */
-export const tick = (at_s, apart_s) => (apart_s >= 86400 ? day : apart_s >= 60 ? minute : clock).format(new Date(1000 * at_s));
+export const tick = (at_s, apart_s) => (apart_s >= MONTH_S ? month : apart_s >= 86400 ? day : apart_s >= 60 ? minute : clock).format(new Date(1000 * at_s));
 
 export const ago = known((moment) => {
   const passed = Math.max(0, Math.round((Date.now() - new Date(moment)) / 1000));
