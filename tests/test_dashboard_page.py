@@ -249,7 +249,7 @@ def test_the_list_has_no_holes(browser: Any, tmp_path: Path) -> None:
 
 
 def test_where_nothing_was_answered_it_is_said(browser: Any, tmp_path: Path) -> None:
-    """With failures alone, the charts of TTFT say so in whole sentences; others tell how wide their parts are."""
+    """With failures alone, the charts of TTFT say so in sentences; others tell how wide their parts are."""
     recorded(tmp_path / "ledger.db", [(time.time() - 60, FAILED)])
     with visiting(browser, written(tmp_path, SLOW_PAIR, gateway=""), path="dashboard") as visit:
         show(visit, "?since=15m")
