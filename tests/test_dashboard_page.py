@@ -275,7 +275,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(browser: Any, gateway: Ser
 
 
 def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> None:
-    """One of a thing is told in the singular however it was counted, and no span has a part that is full."""
+    """One of a thing is told in the singular, no span has a part that is full, and axes begin and end at ticks."""
     say = "async ([name, ...values]) => (await import('/pages/format.js'))[name](...values)"
     told = {
         ("tokens", 1.3): "1 token",
@@ -288,12 +288,16 @@ def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> 
         ("seconds", 86399.9): "1 d",
         ("seconds", 93_600): "1 d 2 h",
         ("when", "2020-03-01T12:00"): "1 Mar 2020 12:00",
+        ("below", 0.279): "0.2",
+        ("above", 0.284): "0.5",
+        ("above", 0.5): "0.5",
+        ("below", 1000): "1000",
         ("tick", 1_583_064_000, 86_400): "1 Mar",
         ("tick", 1_583_064_000, 60 * 86_400): "Mar 2020",
     }
     with opened(browser, gateway, "dashboard") as visit:
         show(visit)
-        assert {each: visit.page.evaluate(say, each).replace("\u00a0", " ") for each in told} == told
+        assert {each: str(visit.page.evaluate(say, each)).replace("\u00a0", " ") for each in told} == told
 
 
 def test_every_control_is_reached_by_keyboard_and_has_a_name(browser: Any, gateway: Serving) -> None:

@@ -73,6 +73,11 @@ export const ago = known((moment) => {
   return passed < 60 ? `${passed}${UNIT}s ago` : `${seconds(passed)} ago`;
 });
 
+/** The last and the first of 1, 2, 5, 10, 20, … that a value is not below or not above: where axes begin and end. */
+export const below = (value) => rounds(value).findLast((round) => round <= value);
+export const above = (value) => rounds(value).find((round) => round >= value);
+const rounds = (value) => [1, 2, 5, 10].map((digit) => digit * 10 ** Math.floor(Math.log10(value)));
+
 /** Short forms for the ticks of an axis. */
 const brief = (value) => String(Number(value.toPrecision(4)));
 export const secondsTick = (value) => (value === 0 ? "0" : value < 1 ? `${brief(1000 * value)}${UNIT}ms` : `${brief(value)}${UNIT}s`);

@@ -2,7 +2,7 @@
 
 import { Chart } from "./charts.js";
 import { $, element, renew, table } from "./dom.js";
-import { NONE, count, countTick, energy, joules, joulesTick, percent, percentTick, plural, seconds, secondsTick, usd, usdTick, wattHours, when } from "./format.js";
+import { NONE, above, below, count, countTick, energy, joules, joulesTick, percent, percentTick, plural, seconds, secondsTick, usd, usdTick, wattHours, when } from "./format.js";
 import { look, named } from "./looks.js";
 import { isFiltered, rangeInWords } from "./view.js";
 
@@ -144,7 +144,7 @@ function distribution({ ttft_cdf: { delivered, endpoints }, totals, endpoints: r
   const x = [...new Set(curves.flatMap(({ curve }) => curve.s))].sort((one, other) => one - other).filter((at) => at > 0);
   const known = [["As delivered", delivered.count, totals.ttft_s], ...rows.map((row) => [row.endpoint, endpoints[row.endpoint]?.count ?? 0, row.ttft_s])].filter(([, , ttft]) => ttft);
   return {
-    x, spans: true, from: x[0] * 0.9, to: x.at(-1) * 1.1, tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
+    x, spans: true, from: below(x[0] * 0.95), to: above(x.at(-1) * 1.05), tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
     lines: curves.map(({ curve, ...more }) => ({ ...more, values: shares(curve, x) })),
     said: known.length ? known.map(([name, many, ttft]) => `${name}: half within ${seconds(ttft.p50)}, 99\u00a0% within ${seconds(ttft.p99)} (${count(many)})`).join("; ") + ". An endpoint’s count from the start of an attempt." : NOTHING,
     columns: [["Of"], ...figures(["Count", "Mean", "P50", "P90", "P99"])],
