@@ -275,7 +275,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(browser: Any, gateway: Ser
 
 
 def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> None:
-    """One of a thing is told in the singular, no span has a part that is full, and axes begin and end at ticks."""
+    """One of a thing is told in the singular, no part of a span is full, and axes begin and end at ticks."""
     say = "async ([name, ...values]) => (await import('/pages/format.js'))[name](...values)"
     told = {
         ("tokens", 1.3): "1 token",
