@@ -194,9 +194,23 @@ def test_a_live_request_is_seen_until_it_is_settled(browser: Any, gateway: Servi
         asking.join()
 
 
-def ask(gateway: Serving) -> None:
+def test_requests_of_one_id_run_beside_each_other(browser: Any, gateway: Serving) -> None:
+    """Clients may use an ID twice, even at once: each such request keeps a timeline of its own."""
+    with opened(browser, gateway, "dashboard") as visit:
+        show(visit)
+        with ThreadPoolExecutor(2) as clients:
+            for _ in range(2):
+                clients.submit(ask, gateway, "the-same")
+            visit.page.locator("#live .story").nth(1).wait_for()
+            before = visit.page.locator("#live .about").first.text_content()
+            changed = "(before) => document.querySelector('#live .about').textContent !== before"
+            visit.page.wait_for_function(changed, arg=before)
+            assert [text.split(";")[0] for text in visit.texts("#live .about")] == ["offsets", "offsets"]
+
+
+def ask(gateway: Serving, request_id: str = "") -> None:
     body = b'{"messages": [{"role": "user", "content": "Count."}]}'
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "x-request-id": request_id}
     asked = urllib.request.Request(f"{gateway.base_url}/chat/completions", body, headers)
     urllib.request.urlopen(asked).read()
 
