@@ -42,7 +42,7 @@ function draw(id, what) {
 
 function showTotals(totals) {
   const { ttft_s: ttft, max_tbt_s: gap } = totals;
-  const share = (many) => (totals.requests ? percent(many / totals.requests) : NONE);
+  const share = (many) => (totals.requests && many !== null ? percent(many / totals.requests) : NONE);
   const tiles = [
     ["Requests", count(totals.requests), `${count(totals.ok)} ok, ${count(totals.failed)} failed, ${count(totals.cancelled)} cancelled`],
     ["TTFT", seconds(ttft?.p50), ttft ? `median; P90 ${seconds(ttft.p90)}, P99 ${seconds(ttft.p99)}, mean ${seconds(ttft.mean)}` : "nothing was answered"],
