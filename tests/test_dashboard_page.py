@@ -194,9 +194,23 @@ def test_a_live_request_is_seen_until_it_is_settled(browser: Any, gateway: Servi
         asking.join()
 
 
-def ask(gateway: Serving) -> None:
+def test_requests_of_one_id_run_beside_each_other(browser: Any, gateway: Serving) -> None:
+    """Clients may use an ID twice, even at once: each such request keeps a timeline of its own."""
+    with opened(browser, gateway, "dashboard") as visit:
+        show(visit)
+        with ThreadPoolExecutor(2) as clients:
+            for _ in range(2):
+                clients.submit(ask, gateway, "the-same")
+            visit.page.locator("#live .story").nth(1).wait_for()
+            before = visit.page.locator("#live .about").first.text_content()
+            changed = "(before) => document.querySelector('#live .about').textContent !== before"
+            visit.page.wait_for_function(changed, arg=before)
+            assert [text.split(";")[0] for text in visit.texts("#live .about")] == ["offsets", "offsets"]
+
+
+def ask(gateway: Serving, request_id: str = "") -> None:
     body = b'{"messages": [{"role": "user", "content": "Count."}]}'
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "x-request-id": request_id}
     asked = urllib.request.Request(f"{gateway.base_url}/chat/completions", body, headers)
     urllib.request.urlopen(asked).read()
 
@@ -249,11 +263,12 @@ def test_the_list_has_no_holes(browser: Any, tmp_path: Path) -> None:
 
 
 def test_where_nothing_was_answered_it_is_said(browser: Any, tmp_path: Path) -> None:
-    """With failures alone, the charts of TTFT say so in whole sentences."""
+    """With failures alone, the charts of TTFT say so in sentences; others tell how wide their parts are."""
     recorded(tmp_path / "ledger.db", [(time.time() - 60, FAILED)])
     with visiting(browser, written(tmp_path, SLOW_PAIR, gateway=""), path="dashboard") as visit:
-        show(visit)
+        show(visit, "?since=15m")
         assert visit.texts("#ttft .said, #cdf .said") == ["Nothing was answered."] * 2
+        assert visit.texts("#outcomes .said")[0].startswith("1 request, per 10 s: 0 ok, 1 failed")
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(browser: Any, gateway: Serving) -> None:
@@ -274,8 +289,8 @@ def test_an_answer_that_breaks_off_is_asked_for_again(browser: Any, gateway: Ser
 
 
 def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> None:
-    """One of a thing is told in the singular however it was counted, and no span has a part that is full."""
-    say = "async ([name, value]) => (await import('/pages/format.js'))[name](value)"
+    """One of a thing is told in the singular, no part of a span is full, and axes begin and end at ticks."""
+    say = "async ([name, ...values]) => (await import('/pages/format.js'))[name](...values)"
     told = {
         ("tokens", 1.3): "1 token",
         ("tokens", 0.6): "1 token",
@@ -286,10 +301,17 @@ def test_figures_are_told_with_fitting_words(browser: Any, gateway: Serving) -> 
         ("seconds", 3599.8): "1 h",
         ("seconds", 86399.9): "1 d",
         ("seconds", 93_600): "1 d 2 h",
+        ("when", "2020-03-01T12:00"): "1 Mar 2020 12:00",
+        ("below", 0.279): "0.2",
+        ("above", 0.284): "0.5",
+        ("above", 0.5): "0.5",
+        ("below", 1000): "1000",
+        ("tick", 1_583_064_000, 86_400): "1 Mar",
+        ("tick", 1_583_064_000, 60 * 86_400): "Mar 2020",
     }
     with opened(browser, gateway, "dashboard") as visit:
         show(visit)
-        assert {each: visit.page.evaluate(say, each).replace("\u00a0", " ") for each in told} == told
+        assert {each: str(visit.page.evaluate(say, each)).replace("\u00a0", " ") for each in told} == told
 
 
 def test_every_control_is_reached_by_keyboard_and_has_a_name(browser: Any, gateway: Serving) -> None:

@@ -311,6 +311,26 @@ async def test_a_first_table_is_made_once_and_holds_nobody_up():
 
 
 @pytest.mark.anyio
+async def test_first_tables_are_made_one_after_another():
+    """However many shares are asked for at once, one thread alone is taken up by tables."""
+    planner, busy, most = a_planner(Sight(), Later()), [], []
+
+    def made(known, settings):
+        busy.append(settings.share)
+        most.append(len(busy))
+        time.sleep(0.01)
+        busy.remove(settings.share)
+        return load_policy("disco")(known, settings)
+
+    async with anyio.create_task_group() as tasks:
+        for share in (0.1, 0.2, 0.3):
+            other = planner.under(None, share)
+            other._policy = made
+            tasks.start_soon(other.ready, 0.0)
+    assert most == [1, 1, 1]
+
+
+@pytest.mark.anyio
 async def test_a_first_table_that_cannot_be_made_says_why():
     """A policy's mistake reaches the request that waits, and the next one tries again."""
     planner = a_planner(Sight(), Later())

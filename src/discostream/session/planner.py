@@ -167,7 +167,9 @@ class Planner:
         settings, source = msgspec.structs.replace(self.settings, name=policy), self._source
         if share is not None:
             settings, source = msgspec.structs.replace(settings, share=share), _WithoutShare(source)
-        return Planner(settings, source, self._seed, self._elsewhere)
+        other = Planner(settings, source, self._seed, self._elsewhere)
+        other._first = self._first  # many at once would leave running answers little of the interpreter
+        return other
 
     def prepare(self, at: float) -> None:
         """Begin to make the first table, so that the first request need not wait for it."""
@@ -176,6 +178,8 @@ class Planner:
 
     async def ready(self, at: float) -> None:
         """Return once there is a table; the first is made in a thread, once for all who wait for it.
+
+        First tables of other policies and shares are made before it or after it, never beside it.
 
         Raises:
             ConfigError: As from `outlook`.

@@ -74,7 +74,7 @@ function options(chart, width) {
   return {
     width,
     height: HEIGHT,
-    padding: [10, 14, 0, 0],
+    padding: [10, spans ? 24 : 14, 0, 0],
     scales: {
       x: { time: !spans, distr: spans ? 3 : 1, range: () => [chart.what.from, chart.what.to] },
       y: { range: (_, __, most) => [0, spans ? 1 : (most || 1) * 1.08] },

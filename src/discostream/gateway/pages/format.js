@@ -48,27 +48,35 @@ export const energy = known((value) => `${joules(value)} (${wattHours(value)})`)
 
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const MONTH_S = 28 * 86400;
+const month = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
 export const zone = () => Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 const isToday = (at) => date.format(at) === date.format(new Date());
 
-/** A moment for a list: of today the time alone. */
+/** A moment for a list: of today the time alone, of this year no year. */
 export const when = known((moment) => {
   const at = new Date(moment);
-  return isToday(at) ? clock.format(at) : `${day.format(at)} ${minute.format(at)}`;
+  const dated = at.getFullYear() === new Date().getFullYear() ? day : date;
+  return isToday(at) ? clock.format(at) : `${dated.format(at)} ${minute.format(at)}`;
 });
 
 export const fully = known((moment) => `${date.format(new Date(moment))}, ${clock.format(new Date(moment))}`);
 
 /** A `time` on an axis whose ticks are this many seconds apart. */
-export const tick = (at_s, apart_s) => (apart_s >= 86400 ? day : apart_s >= 60 ? minute : clock).format(new Date(1000 * at_s));
+export const tick = (at_s, apart_s) => (apart_s >= MONTH_S ? month : apart_s >= 86400 ? day : apart_s >= 60 ? minute : clock).format(new Date(1000 * at_s));
 
 export const ago = known((moment) => {
   const passed = Math.max(0, Math.round((Date.now() - new Date(moment)) / 1000));
   return passed < 60 ? `${passed}${UNIT}s ago` : `${seconds(passed)} ago`;
 });
+
+/** The last and the first of 1, 2, 5, 10, 20, … that a value is not below or not above: where axes begin and end. */
+export const below = (value) => rounds(value).findLast((round) => round <= value);
+export const above = (value) => rounds(value).find((round) => round >= value);
+const rounds = (value) => [1, 2, 5, 10].map((digit) => digit * 10 ** Math.floor(Math.log10(value)));
 
 /** Short forms for the ticks of an axis. */
 const brief = (value) => String(Number(value.toPrecision(4)));

@@ -2,7 +2,7 @@
 
 import { Chart } from "./charts.js";
 import { $, element, renew, table } from "./dom.js";
-import { NONE, count, countTick, energy, joules, joulesTick, percent, percentTick, plural, seconds, secondsTick, usd, usdTick, wattHours, when } from "./format.js";
+import { NONE, above, below, count, countTick, energy, joules, joulesTick, percent, percentTick, plural, seconds, secondsTick, usd, usdTick, wattHours, when } from "./format.js";
 import { look, named } from "./looks.js";
 import { isFiltered, rangeInWords } from "./view.js";
 
@@ -42,7 +42,7 @@ function draw(id, what) {
 
 function showTotals(totals) {
   const { ttft_s: ttft, max_tbt_s: gap } = totals;
-  const share = (many) => (totals.requests ? percent(many / totals.requests) : NONE);
+  const share = (many) => (totals.requests && many !== null ? percent(many / totals.requests) : NONE);
   const tiles = [
     ["Requests", count(totals.requests), `${count(totals.ok)} ok, ${count(totals.failed)} failed, ${count(totals.cancelled)} cancelled`],
     ["TTFT", seconds(ttft?.p50), ttft ? `median; P90 ${seconds(ttft.p90)}, P99 ${seconds(ttft.p99)}, mean ${seconds(ttft.mean)}` : "nothing was answered"],
@@ -61,7 +61,7 @@ function showTotals(totals) {
 
 const last = (values) => values.findLast((value) => value !== null) ?? null;
 const sum = (values) => values.reduce((all, value) => all + value, 0);
-const per = ({ bucket_s }) => `per ${{ 1: "second", 60: "minute", 3600: "hour", 86400: "day" }[bucket_s] ?? seconds(bucket_s)}`;
+const per = ({ bucket_s }) => `per ${{ 1: "second", 60: "minute", 3600: "hour", 86400: "day" }[bucket_s] ?? (bucket_s < 60 ? `${bucket_s}\u00a0s` : seconds(bucket_s))}`;
 const rowsOf = (over, values, say) => () => over.starts.map((moment, at) => [when(moment), ...values.map((each) => say(each[at]))]);
 const first = ["From"];
 const figures = (labels) => labels.map((label) => [label, FIGURES]);
@@ -144,10 +144,10 @@ function distribution({ ttft_cdf: { delivered, endpoints }, totals, endpoints: r
   const x = [...new Set(curves.flatMap(({ curve }) => curve.s))].sort((one, other) => one - other).filter((at) => at > 0);
   const known = [["As delivered", delivered.count, totals.ttft_s], ...rows.map((row) => [row.endpoint, endpoints[row.endpoint]?.count ?? 0, row.ttft_s])].filter(([, , ttft]) => ttft);
   return {
-    x, spans: true, from: x[0] * 0.9, to: x.at(-1) * 1.1, tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
+    x, spans: true, from: below(x[0] * 0.95), to: above(x.at(-1) * 1.05), tick: percentTick, tickX: secondsTick, sayX: seconds, say: percent,
     lines: curves.map(({ curve, ...more }) => ({ ...more, values: shares(curve, x) })),
     said: known.length ? known.map(([name, many, ttft]) => `${name}: half within ${seconds(ttft.p50)}, 99\u00a0% within ${seconds(ttft.p99)} (${count(many)})`).join("; ") + ". An endpoint’s count from the start of an attempt." : NOTHING,
-    columns: [[""], ...figures(["Count", "Mean", "P50", "P90", "P99"])],
+    columns: [["Of"], ...figures(["Count", "Mean", "P50", "P90", "P99"])],
     rows: () => known.map(([name, many, ttft]) => [name, count(many), ...["mean", "p50", "p90", "p99"].map((part) => seconds(ttft[part]))]),
   };
 }

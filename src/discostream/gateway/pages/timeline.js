@@ -108,14 +108,20 @@ function seamWords(seams, stalls) {
 
 export function showLive({ requests }) {
   const list = $("live");
-  const ids = new Map([...list.children].map((row) => [row.dataset.id, row]));
-  const rows = requests.slice(0, MOST_LIVE).map((request) => drawLive(ids.get(request.request_id) ?? liveRow(request), request));
-  for (const row of list.children) if (!rows.includes(row)) row.remove();
+  const drawn = [...list.children];
+  const rows = requests.slice(0, MOST_LIVE).map((request) => drawLive(taken(drawn, request) ?? liveRow(request), request));
+  for (const row of drawn) row.remove();
   rows.forEach((row, index) => { if (list.children[index] !== row) list.insertBefore(row, list.children[index] ?? null); });
   $("live-count").textContent = requests.length > MOST_LIVE ? `${requests.length}, the oldest ${MOST_LIVE} shown` : requests.length || "";
   $("live-empty").hidden = requests.length > 0;
   if (requests.length) $("live-box").className = "used";
   $("live-key").hidden = !$("live-box").className;
+}
+
+/** A request's row out of those that are drawn already; each is taken once, as clients may use an ID twice. */
+function taken(drawn, { request_id }) {
+  const place = drawn.findIndex(({ dataset }) => dataset.id === request_id);
+  return place < 0 ? null : drawn.splice(place, 1)[0];
 }
 
 export function liveRow({ request_id }) {
