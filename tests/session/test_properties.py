@@ -247,7 +247,8 @@ def check(case: Case) -> None:
         assert whole.startswith(played.text)
         assert outcome.finish_reason is None
         assert str(played.failure) == outcome.error
-        moved = any(move.reason == "cost" for move in outcome.migrations)
+        stopped = any(move.source == move.target for move in outcome.migrations)  # for a move that failed
+        moved = stopped or any(move.reason == "cost" for move in outcome.migrations)
         assert moved or str(played.failure).startswith("source: ")
     assert sum(piece.tokens for piece in played.pieces) == outcome.completion_tokens
     assert len(outcome.delivered_s) == outcome.completion_tokens
