@@ -230,7 +230,7 @@ async def test_a_client_that_reads_nothing_is_looked_at_now_and_then(
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(post(json.dumps({**CHAT, "stream": True}).encode()))
             await anyio.sleep(1.0)
-    assert 2 < looked <= 10
+    assert 0 < looked <= 10
 
 
 def url_of(upstream: asyncio.Server) -> str:
