@@ -230,14 +230,37 @@ def test_a_phone_shows_all_of_it(browser: Any, scheme: str, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.usefixtures("smollm2_path")
 def test_the_embedded_pair_is_seen_at_work(browser: Any, tmp_path: Path) -> None:
-    """The real engine's answer starts on the emulated server and is finished on the device."""
+    """The real engine: an answer in two colours, one that is stopped, a plan by share, a request's page."""
     with visiting(browser, written(tmp_path, EMBEDDED)) as visit:
+        page = visit.page
         ready = "async () => Object.values((await (await fetch('/ready')).json()).endpoints)"
-        while set(visit.page.evaluate(ready)) != {"ready"}:
-            visit.page.wait_for_timeout(200)
+        while set(page.evaluate(ready)) != {"ready"}:
+            page.wait_for_timeout(200)
         visit.complaints.clear()  # of the 503 until then
         visit.ask("Tell me how bread is made, from the grain to the loaf.")
         visit.wait_until_done()
         assert visit.texts(".text .token.e1")
         assert visit.texts(".text .token.e0"), visit.texts(".moves")
         assert visit.texts(".text .seam")[0].startswith("‖ device, to save cost")
+
+        visit.ask("And how is flour made?")
+        page.locator(".answer").nth(1).locator(".text .token").nth(3).wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_text("Stopped.").first.wait_for()
+
+        page.get_by_label("Policy").select_option("disco")
+        page.get_by_label("Prompt").fill("Why is bread brown? " * 40)
+        page.get_by_label("Share").focus()
+        page.keyboard.press("End")
+        page.locator(".plan-here", has_text="device and server at once").wait_for()
+        page.keyboard.press("Home")
+        page.locator(".plan-here", has_not_text="device and server at once").wait_for()
+
+        page.get_by_role("link", name="Dashboard").click()
+        listed = page.locator("#requests tbody tr")
+        listed.nth(1).wait_for()
+        outcomes = visit.texts("#requests tbody tr td:nth-child(4)")
+        assert [outcome.strip() for outcome in outcomes] == ["cancelled", "ok"]
+        listed.nth(1).get_by_role("link").click()
+        page.locator("#stories article").wait_for()
+        assert "server to device" in visit.texts("#stories .moves")[0]
