@@ -50,7 +50,7 @@ from discostream.cli.options import FAILURE, INTERRUPTED
 from discostream.config import Settings, settings_from
 from discostream.endpoints.llamacpp import LlamaCppEndpoint
 from discostream.gateway.app import build_app, listen
-from discostream.ledger.queries import history
+from discostream.ledger.outcomes import history
 from discostream.library import Disco, connect
 from discostream.types import Attempt, AttemptOutcome, Outcome
 

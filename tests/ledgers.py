@@ -11,6 +11,7 @@ import anyio
 
 from discostream.ledger.store import Ledger
 from discostream.types import (
+    PROBE,
     Attempt,
     AttemptOutcome,
     Carrier,
@@ -127,6 +128,24 @@ FAILED = replace(
     error="cloud: 503",
 )
 """Nobody answered."""
+
+LEFT = replace(
+    FAILED,
+    request_id="left",
+    error=None,
+    attempts=(attempt("laptop", AttemptOutcome.LOST, ran_s=0.1), attempt("cloud", AttemptOutcome.LOST)),
+)
+"""Its client did not wait."""
+
+PROBED = replace(
+    MOVED,
+    request_id="probe",
+    policy=PROBE,
+    winner="spare",
+    attempts=(attempt("spare", AttemptOutcome.WON, start_offset_s=0.5, ttft_s=1.0, usd=0.01, ran_s=1.0),),
+    migrations=(),
+)
+"""No request: an endpoint was measured."""
 
 
 def write_ledger(path: Path, settled: Iterable[tuple[float, Outcome]]) -> Path:

@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pairs import CLOUD, LAPTOP, SHAKY
 
 from discostream.config import Settings, settings_from
 from discostream.gateway.metrics import Metrics
@@ -24,30 +25,7 @@ from discostream.library import Disco, connect
 from discostream.telemetry import observe
 from discostream.types import Attempt, AttemptOutcome, Outcome
 
-WORDS = [f"word{n}" for n in range(60)]
 SECRET = "the launch code is 0000"
-LAPTOP = {
-    "name": "laptop",
-    "kind": "device",
-    "dialect": "scripted",
-    "model": "small",
-    "answer": " ".join(WORDS),
-    "ttft_s": 0.1,
-    "prefill_joules_per_token": 0.1,
-    "decode_joules_per_token": 0.5,
-}
-CLOUD = {
-    "name": "cloud",
-    "kind": "server",
-    "dialect": "scripted",
-    "model": "big",
-    "answer": " ".join(WORDS),
-    "ttft_s": 0.03,
-    "tbt_s": 0.005,
-    "prompt_usd_per_mtok": 2.5,
-    "completion_usd_per_mtok": 9.0,
-}
-SHAKY = {**CLOUD, "name": "shaky", "model": "worse", "ttft_s": 0.0, "breaks_after": 3}
 POCKET = {"name": "pocket", "usd": 1.0, "per": "month", "mode": "hard"}
 FIRST = {"name": "offsets", "offsets": {"cloud": 0.0}}
 

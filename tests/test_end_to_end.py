@@ -16,7 +16,8 @@ from processes import disco, disco_serve
 
 from discostream.config import Settings, settings_from
 from discostream.endpoints.llamacpp import LlamaCppEndpoint
-from discostream.ledger.queries import history, recent
+from discostream.ledger.outcomes import history
+from discostream.ledger.queries import recent
 from discostream.library import connect
 from discostream.types import Message
 

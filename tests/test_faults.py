@@ -20,7 +20,7 @@ from misbehaving import ANSWER, Fault, Manner, Place, Script, Upstream, misbehav
 from discostream.config import Settings, settings_from
 from discostream.errors import AllEndpointsFailed
 from discostream.gateway.app import serve
-from discostream.ledger.queries import history
+from discostream.ledger.outcomes import history
 from discostream.library import connect
 from discostream.types import Outcome
 

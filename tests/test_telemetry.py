@@ -21,7 +21,7 @@ import aiohttp
 import anyio
 import msgspec
 import pytest
-from observed import CLOUD, LAPTOP, SECRET, WORDS, Seen, ns, play, started, world
+from observed import SECRET, Seen, ns, play, started, world
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -30,6 +30,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.trace import SpanKind, StatusCode
+from pairs import CLOUD, LAPTOP, WORDS
 from processes import disco, disco_serve, write_scripted_pair
 from prometheus_client.parser import text_string_to_metric_families
 

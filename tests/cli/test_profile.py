@@ -24,7 +24,7 @@ from discostream.config import Settings, load_settings, settings_from
 from discostream.core.profile import ServerTtft
 from discostream.errors import ConfigError
 from discostream.ledger.migrations import MIGRATIONS
-from discostream.ledger.queries import history
+from discostream.ledger.outcomes import history
 from discostream.types import PROBE
 
 PRICED = {

@@ -7,7 +7,7 @@ import pytest
 from discostream.cli.abilities import probe
 from discostream.config import settings_from
 from discostream.engine.supervisor import Engine
-from discostream.ledger.queries import history
+from discostream.ledger.outcomes import history
 from discostream.library import connect
 
 pytestmark = pytest.mark.anyio

@@ -16,6 +16,7 @@ import aiohttp
 import anyio
 import pytest
 from ledgers import MOVED, RESCUED, write_ledger
+from pairs import CLOUD, LAPTOP, SHAKY
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
@@ -24,27 +25,6 @@ from discostream.gateway.app import serve
 from discostream.gateway.openapi import OPERATIONS, SCHEMAS
 
 SECRET = "the-prompt-that-nobody-else-may-read"
-LONG = " ".join(f"word{n}" for n in range(60))
-LAPTOP = {
-    "name": "laptop",
-    "kind": "device",
-    "dialect": "scripted",
-    "answer": LONG,
-    "ttft_s": 0.1,
-    "prefill_joules_per_token": 0.1,
-    "decode_joules_per_token": 0.5,
-}
-CLOUD = {
-    "name": "cloud",
-    "kind": "server",
-    "dialect": "scripted",
-    "answer": LONG,
-    "ttft_s": 0.03,
-    "tbt_s": 0.005,
-    "prompt_usd_per_mtok": 2.5,
-    "completion_usd_per_mtok": 9.0,
-}
-SHAKY = {**CLOUD, "name": "shaky", "ttft_s": 0.0, "breaks_after": 3}
 CLOUD_FIRST = {"name": "offsets", "offsets": {"cloud": 0.0}}
 
 

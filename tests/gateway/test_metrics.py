@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from pairs import CLOUD, LAPTOP, SHAKY
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,29 +23,6 @@ from discostream.library import connect
 from discostream.types import Kind
 
 DOCS = Path(__file__).parents[2] / "docs"
-LONG = " ".join(f"word{n}" for n in range(60))
-LAPTOP = {
-    "name": "laptop",
-    "kind": "device",
-    "dialect": "scripted",
-    "model": "small",
-    "answer": LONG,
-    "ttft_s": 0.1,
-    "prefill_joules_per_token": 0.1,
-    "decode_joules_per_token": 0.5,
-}
-CLOUD = {
-    "name": "cloud",
-    "kind": "server",
-    "dialect": "scripted",
-    "model": "big",
-    "answer": LONG,
-    "ttft_s": 0.03,
-    "tbt_s": 0.005,
-    "prompt_usd_per_mtok": 2.5,
-    "completion_usd_per_mtok": 9.0,
-}
-SHAKY = {**CLOUD, "name": "shaky", "model": "worse", "ttft_s": 0.0, "breaks_after": 3}
 CLOUD_FIRST = {"name": "offsets", "offsets": {"cloud": 0.0}}
 
 

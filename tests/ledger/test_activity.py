@@ -6,33 +6,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ledgers import FAILED, MOVED, RESCUED, attempt, write_ledger
+from ledgers import FAILED, LEFT, MOVED, PROBED, RESCUED, attempt, write_ledger
 
 from discostream.errors import ConfigError
 from discostream.ledger.activity import Activity, EndpointActivity, Ttft, activity
 from discostream.ledger.store import Ledger
-from discostream.types import PROBE, AttemptOutcome, Kind
+from discostream.types import AttemptOutcome, Kind
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-CANCELLED = replace(
-    FAILED,
-    request_id="left",
-    error=None,
-    attempts=(attempt("laptop", AttemptOutcome.LOST, ran_s=0.1), attempt("cloud", AttemptOutcome.LOST)),
-)
-PROBED = replace(
-    MOVED,
-    request_id="probe",
-    policy=PROBE,
-    winner="spare",
-    attempts=(attempt("spare", AttemptOutcome.WON, start_offset_s=0.5, ttft_s=1.0, usd=0.01, ran_s=1.0),),
-    migrations=(),
-)
 
 
 def test_what_happened_is_added_up(path):
     """Requests, races, handoffs and spend from a moment on; probes cost and inform, but are no requests."""
-    settled = [MOVED, MOVED, RESCUED, FAILED, CANCELLED, PROBED]
+    settled = [MOVED, MOVED, RESCUED, FAILED, LEFT, PROBED]
     write_ledger(path, [(NOON.timestamp() + number, one) for number, one in enumerate(settled)])
     found = activity(path, NOON + timedelta(seconds=1))
     assert found == Activity(

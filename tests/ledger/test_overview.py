@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
-from ledgers import FAILED, MOVED, RESCUED, attempt, write_ledger
+from ledgers import FAILED, LEFT, MOVED, PROBED, RESCUED, write_ledger
 
 from discostream.errors import ConfigError
 from discostream.ledger import buckets
@@ -32,23 +32,9 @@ from discostream.ledger.overview import (
 )
 from discostream.ledger.queries import Wanted, conditions, page, spent_since
 from discostream.ledger.store import Ledger
-from discostream.types import PROBE, AttemptOutcome, Kind, Outcome
+from discostream.types import PROBE, Kind, Outcome
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-LEFT = replace(
-    FAILED,
-    request_id="left",
-    error=None,
-    attempts=(attempt("laptop", AttemptOutcome.LOST, ran_s=0.1), attempt("cloud", AttemptOutcome.LOST)),
-)
-PROBED = replace(
-    MOVED,
-    request_id="probe",
-    policy=PROBE,
-    winner="spare",
-    attempts=(attempt("spare", AttemptOutcome.WON, start_offset_s=0.5, ttft_s=1.0, usd=0.01, ran_s=1.0),),
-    migrations=(),
-)
 SETTLED = (MOVED, MOVED, RESCUED, FAILED, LEFT, PROBED)
 ALL = Wanted(since=NOON, until=NOON + timedelta(minutes=10))
 

@@ -15,6 +15,7 @@ from discostream.core.qoe import Gap
 from discostream.errors import ConfigError
 from discostream.ledger import migrations, queries
 from discostream.ledger.activity import activity
+from discostream.ledger.outcomes import history
 from discostream.ledger.overview import overview
 from discostream.ledger.queries import (
     EndpointTotals,
@@ -22,7 +23,6 @@ from discostream.ledger.queries import (
     Spent,
     Wanted,
     find,
-    history,
     page,
     recent,
     settled_as,

@@ -19,7 +19,8 @@ from discostream.gateway.chat import DISCO
 from discostream.gateway.errors import ErrorReply
 from discostream.gateway.query import json_response, parameters
 from discostream.ledger.overview import overview
-from discostream.ledger.queries import OUTCOMES, Wanted, page, settled_as, utc
+from discostream.ledger.queries import OUTCOMES, Wanted, page, settled_as
+from discostream.ledger.reading import utc
 from discostream.ledger.store import default_ledger_path
 from discostream.wire.openai_schema import encode_error
 

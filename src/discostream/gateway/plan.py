@@ -13,7 +13,7 @@ from discostream.core.rows import Action, Row, in_line
 from discostream.core.survival import LearntDistribution
 from discostream.gateway.chat import DISCO
 from discostream.gateway.query import json_response, parameters
-from discostream.ledger.queries import utc
+from discostream.ledger.reading import utc
 from discostream.session.in_force import PlanInForce
 from discostream.session.knowledge import Experience
 from discostream.session.pins import refuse_unknown_policy, share_in

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from discostream.ledger.buckets import Buckets
 from discostream.ledger.overview import EndpointSums, TtftFigures, endpoint_sums, sums
-from discostream.ledger.queries import Wanted, reading
+from discostream.ledger.queries import Wanted
+from discostream.ledger.reading import reading
 from discostream.types import Kind
 
 __all__ = ["Activity", "EndpointActivity", "Ttft", "activity"]

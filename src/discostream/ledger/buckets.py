@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from discostream.ledger.queries import Wanted, columns_of, conditions, damaged, kind_of
+from discostream.ledger.queries import Wanted, conditions
+from discostream.ledger.reading import columns_of, damaged, kind_of
 from discostream.types import Kind, MigrationReason
 
 __all__ = ["Bucket", "Buckets", "MovedSums", "SettledSums", "StartedSums", "joined"]

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from discostream.ledger.buckets import Bucket, Buckets, Floats, StartedSums, joined
-from discostream.ledger.queries import Wanted, conditions, damaged, reading, utc
+from discostream.ledger.queries import Wanted, conditions
+from discostream.ledger.reading import damaged, reading, utc
 from discostream.types import PROBE, Kind
 
 __all__ = [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,9 @@ import msgspec
 
 from discostream.core.qoe import Gap
 from discostream.errors import ConfigError
-from discostream.ledger.migrations import ForeignDatabase, check
-from discostream.types import (
-    PROBE,
-    Attempt,
-    AttemptOutcome,
-    Carrier,
-    FinishReason,
-    Kind,
-    Migration,
-    MigrationReason,
-    Outcome,
-)
+from discostream.ledger.outcomes import attempt_of, migration_of, rows_by_request
+from discostream.ledger.reading import columns_of, damaged, kind_of, reading, utc
+from discostream.types import PROBE, Attempt, Kind, Migration
 
 __all__ = [
     "OUTCOMES",
@@ -36,20 +26,14 @@ __all__ = [
     "Spent",
     "Totals",
     "Wanted",
-    "columns_of",
     "conditions",
-    "damaged",
     "find",
-    "history",
-    "kind_of",
     "page",
-    "reading",
     "recent",
     "settled_as",
     "shortest_beginnings",
     "spent_since",
     "totals",
-    "utc",
 ]
 
 OUTCOMES = ("ok", "failed", "cancelled")
@@ -57,9 +41,6 @@ OUTCOMES = ("ok", "failed", "cancelled")
 
 SHORTEST_BEGINNING = 8
 """Characters of a request's ID by which it is called at least, so that those of a list are of one length."""
-
-CANNOT_SHARE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-"""How SQLite says that it may not write beside a file, which it does to share one with a write-ahead log."""
 
 MOST_TOLD = 5
 """How many IDs are told, at most, where the beginning of one fits several."""
@@ -352,11 +333,11 @@ _RESCUES = "(SELECT count(*) FROM migration WHERE migration.request = request.id
 
 
 def _settled(connection: sqlite3.Connection, path: str | Path, key: int, request: RecordedRequest) -> Settled:
-    attempts = _by_request(connection, "attempt", _ATTEMPT, (key, key)).get(key, ())
-    migrations = _by_request(connection, "migration", _MIGRATION, (key, key)).get(key, ())
+    attempts = rows_by_request(connection, "attempt", (key, key)).get(key, ())
+    migrations = rows_by_request(connection, "migration", (key, key)).get(key, ())
     try:
         gaps = _longest_gaps(connection, key)
-        return Settled(request, tuple(map(_attempt, attempts)), tuple(map(_migration, migrations)), gaps)
+        return Settled(request, tuple(map(attempt_of, attempts)), tuple(map(migration_of, migrations)), gaps)
     except ValueError as error:
         raise damaged(path, key, error) from None
 
@@ -401,142 +382,3 @@ SELECT attempt.kind, min(request.id), sum(attempt.prompt_tokens)
 FROM request JOIN attempt ON attempt.request = request.id
 WHERE recorded_at >= :start AND policy != :probe GROUP BY attempt.kind
 """
-
-
-def history(path: str | Path, requests: int) -> Iterator[tuple[float, Outcome]]:
-    """The last requests, oldest first: when each was settled (seconds since the epoch), and its outcome.
-
-    The ledger does not keep when each token was delivered, so `delivered_s` is empty. What was recorded
-    before schema 2 is left out, since it does not say enough.
-
-    Raises:
-        ConfigError: There is no ledger that could be read.
-    """
-    with reading(path) as connection:
-        if check(connection) < 2:
-            return
-        columns = columns_of(connection, "request", _REQUEST)
-        newest = f"SELECT id, recorded_at, {', '.join(columns)} FROM request ORDER BY id DESC LIMIT ?"  # noqa: S608
-        rows = connection.execute(newest, (requests,)).fetchall()[::-1]
-        span = (rows[0][0], rows[-1][0]) if rows else (0, 0)
-        attempts = _by_request(connection, "attempt", _ATTEMPT, span)
-        migrations = _by_request(connection, "migration", _MIGRATION, span)
-    for key, recorded_at, *row in rows:
-        told = dict(zip(columns, row, strict=True))
-        if told["prompt_chars"] is not None:
-            try:
-                at_s = datetime.fromisoformat(recorded_at).timestamp()
-                outcome = _outcome(told, attempts.get(key, ()), migrations.get(key, ()))
-            except ValueError as error:
-                raise damaged(path, key, error) from None
-            yield at_s, outcome
-
-
-_ATTEMPT = tuple(field.name for field in fields(Attempt))
-_MIGRATION = tuple(field.name for field in fields(Migration))
-_REQUEST = (
-    "request_id",
-    "policy",
-    "winner",
-    "ttft_s",
-    "finish_reason",
-    "prompt_chars",
-    "prompt_tokens",
-    "completion_tokens",
-    "error",
-    "stayed",
-)
-
-
-def columns_of(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> list[str]:
-    """Those of the columns that the file has; an older one, which nobody has written to since, lacks some."""
-    there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-    return [column for column in columns if column in there]
-
-
-def _by_request(
-    connection: sqlite3.Connection, table: str, columns: Sequence[str], span: tuple[int, int]
-) -> dict[int, list[dict[str, Any]]]:
-    """The rows of a table that belong to a span of requests, by request; names are ours."""
-    columns = columns_of(connection, table, columns)
-    wanted = f"SELECT request, {', '.join(columns)} FROM {table} WHERE request BETWEEN ? AND ? "  # noqa: S608
-    grouped: dict[int, list[dict[str, Any]]] = {}
-    for request, *row in connection.execute(f"{wanted} ORDER BY request, position", span):
-        grouped.setdefault(request, []).append(dict(zip(columns, row, strict=True)))
-    return grouped
-
-
-def _outcome(
-    told: dict[str, Any], attempts: Iterable[dict[str, Any]], migrations: Iterable[dict[str, Any]]
-) -> Outcome:
-    reason = told.pop("finish_reason")
-    return Outcome(
-        **told,
-        finish_reason=None if reason is None else FinishReason(reason),
-        attempts=tuple(map(_attempt, attempts)),
-        migrations=tuple(map(_migration, migrations)),
-        delivered_s=(),
-    )
-
-
-def _attempt(told: dict[str, Any]) -> Attempt:
-    kind, outcome = Kind(told.pop("kind")), AttemptOutcome(told.pop("outcome"))
-    return Attempt(**told, kind=kind, outcome=outcome)
-
-
-def _migration(told: dict[str, Any]) -> Migration:
-    reason, by = MigrationReason(told.pop("reason")), Carrier(told.pop("by"))
-    return Migration(**told, reason=reason, by=by)
-
-
-def kind_of(path: str | Path, key: int, kind: str) -> Kind:
-    """The kind of an endpoint, as a row of this request has it.
-
-    Raises:
-        ConfigError: There is no such kind.
-    """
-    try:
-        return Kind(kind)
-    except ValueError as error:
-        raise damaged(path, key, error) from None
-
-
-def damaged(path: str | Path, key: int, error: ValueError) -> ConfigError:
-    """The error for a row that says what it cannot say."""
-    return ConfigError(f"ledger.path = {str(path)!r}: request {key} is damaged: {error}")
-
-
-def utc(at: datetime) -> str:
-    """A moment, told with its time zone, as `recorded_at` has it."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds")
-
-
-@contextmanager
-def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
-    """A connection to the ledger's file that cannot write.
-
-    Raises:
-        ConfigError: There is no ledger that could be read.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"ledger.path = {str(path)!r}: no ledger yet; it begins with the first request")
-    try:
-        with closing(_open(path)) as connection:
-            check(connection)
-            yield connection
-    except (ForeignDatabase, sqlite3.Error) as error:
-        raise ConfigError(f"ledger.path = {str(path)!r}: {error}") from None
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Shared with whoever writes to the file; or, where that takes more than we may do, while nobody does."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True)
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master")
-    except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF in CANNOT_SHARE and not path.with_name(f"{path.name}-wal").exists():
-            connection.close()
-            return sqlite3.connect(f"{uri}&immutable=1", uri=True)
-    return connection

@@ -13,7 +13,7 @@ from discostream.core.cost import Rates
 from discostream.core.distributions import Distribution
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.endpoints.base import Endpoint
-from discostream.ledger.queries import history
+from discostream.ledger.outcomes import history
 from discostream.types import PROBE, Attempt, FinishReason, Kind, Outcome
 
 __all__ = ["DEVICE_PRIOR", "SERVER_PRIOR", "Experience", "Knowledge"]

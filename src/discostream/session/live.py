@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from discostream.core.handoff import State
 from discostream.core.qoe import Gap, longest_gaps
-from discostream.ledger.queries import utc
+from discostream.ledger.reading import utc
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.deliver import Delivery
 from discostream.session.settle import told_policy
