@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import anyio
 
 from discostream.core.budget import most_prompt_tokens
 from discostream.core.profile import Known
+from discostream.core.quotes import without_quotes
 from discostream.errors import BudgetSpent, Phase
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.written import Written
@@ -38,7 +40,7 @@ def settle(
     """
     delivered_s = written.outlet.delivered_s
     winner = next((attempt for attempt in attempts.started if attempt.won), None)
-    return Outcome(
+    outcome = Outcome(
         request_id=request.request_id,
         policy=told_policy(plan, request),
         winner=winner.endpoint.name if winner else None,
@@ -56,6 +58,24 @@ def settle(
         error=error,
         stayed=stayed,
         settled_s=anyio.current_time() - request.arrived_at,
+    )
+    failed = error is not None or any(attempt.error is not None for attempt in attempts.started)
+    if not failed:
+        return outcome
+    return _unquoted(outcome, "\n".join([*(turn.content for turn in request.turns), written.text]))
+
+
+def _unquoted(outcome: Outcome, text: str) -> Outcome:
+    """The same without what endpoints quote of the prompt or the answer, which nobody asked to keep."""
+
+    def spared(said: str | None) -> str | None:
+        return said and without_quotes(said, text)
+
+    return replace(
+        outcome,
+        error=spared(outcome.error),
+        attempts=tuple(replace(each, error=spared(each.error)) for each in outcome.attempts),
+        migrations=tuple(replace(each, why=without_quotes(each.why, text)) for each in outcome.migrations),
     )
 
 
