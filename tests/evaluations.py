@@ -13,7 +13,7 @@ from discostream.sim.crews import Task
 from discostream.sim.evaluate import work
 from discostream.sim.grid import Grid
 
-__all__ = ["DEADLY", "Here", "a_grid", "die_on_the_deadly", "do_nothing"]
+__all__ = ["DEADLY", "Here", "a_grid", "die_on_the_deadly", "do_nothing", "say_much"]
 
 DEADLY = 13, 0.3
 """The seed and the share of cells that kill their worker, if they are told to."""
@@ -65,6 +65,11 @@ def die_on_the_deadly(task: Task) -> list[Outcome]:
             (Path(cell.case.workload) / f"attempt-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
     return do_nothing(task)
+
+
+def say_much(task: Task) -> list[Outcome]:
+    """The same at such a length that no pipe holds it: a worker is busy with saying it until it is read."""
+    return [Lost(cell=cell, reason="nothing was done" * 500_000) for cell in task]
 
 
 def _nothing(cell: Cell | Drift) -> Lost:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
 import evaluations
 import psutil
 import pytest
-from evaluations import DEADLY, a_grid, die_on_the_deadly, do_nothing
+from evaluations import DEADLY, a_grid, die_on_the_deadly, do_nothing, say_much
 
 from discostream.errors import ConfigError
 from discostream.sim.crews import outcomes_of, processes, ray_cluster
@@ -26,6 +27,13 @@ def tasks(tmp_path):
         tuple(grid.race(setting, "disco", share, seed) for share in (0.3, 0.9))
         for seed in (0, 1, 2, DEADLY[0], 4, 5)
     ]
+
+
+def wait_until_it_waits(worker):
+    """Until it has used no processor for a while."""
+    before = None
+    while before != (before := worker.cpu_times()[:2]):
+        time.sleep(0.3)
 
 
 def workers():
@@ -68,6 +76,26 @@ def test_nobody_works_on_when_nobody_listens(tasks):
     with processes(do_nothing, 2) as crew, closing(outcomes_of(tasks * 50, crew)) as outcomes:
         next(outcomes)
         assert workers()
+    assert workers() == []
+
+
+def test_a_worker_that_dies_in_mid_sentence_costs_nothing(tasks):
+    """What it had begun to say is given up, and its cells are done by another."""
+    with processes(say_much, 1) as crew, closing(outcomes_of(tasks, crew)) as outcomes:
+        found = [next(outcomes)]
+        (worker,) = workers()
+        wait_until_it_waits(worker)
+        worker.send_signal(signal.SIGKILL)
+        found += outcomes
+    assert {each.cell for each in found} == {cell for task in tasks for cell in task}
+
+
+def test_workers_are_stopped_in_mid_sentence(tasks):
+    """An evaluation that is broken off does not wait for what workers have begun to say."""
+    with processes(say_much, 2) as crew, closing(outcomes_of(tasks, crew)) as outcomes:
+        next(outcomes)
+        for worker in workers():
+            wait_until_it_waits(worker)
     assert workers() == []
 
 

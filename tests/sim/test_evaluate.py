@@ -273,6 +273,22 @@ def test_a_run_that_is_broken_off_is_gone_on_with(whole, tmp_path, stop):
     assert contents(tmp_path) == contents(whole)
 
 
+@pytest.mark.slow
+def test_ctrl_c_is_clean_while_workers_start(tmp_path):
+    """A terminal interrupts everybody in it; workers that have only just begun say nothing of it."""
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [*COMMAND, "--out", str(tmp_path)],
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
+    wait_for(lambda: len(psutil.Process(process.pid).children()) > 2)  # two workers, and what cleans up
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert b"Traceback" not in (tmp_path / "said").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -11,20 +11,17 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context, parent_process
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, TypeAlias
 
 from discostream.errors import ConfigError
 from discostream.sim.cells import AnyCell, Lost, Outcome
-
-if TYPE_CHECKING:
-    from multiprocessing.synchronize import Event
 
 __all__ = ["Crew", "Task", "Work", "outcomes_of", "processes", "ray_cluster"]
 
@@ -37,10 +34,7 @@ MOST_DEATHS = 3
 """So often may a cell cost its worker's life."""
 
 AHEAD = 2
-"""Tasks for each worker that are handed out at a time, so that none has to wait for the next."""
-
-LOOKS_UP_S = 0.5
-"""How often a worker looks whether it is still wanted."""
+"""Tasks for each worker of a cluster that are handed out at a time, so that none has to wait for the next."""
 
 CONNECTING_S = 10.0
 """How long a cluster may take to answer at all."""
@@ -99,55 +93,82 @@ class _Processes:
 
     def run(self, tasks: Iterable[Task], at_once: int | None = None) -> Generator[Done]:
         waiting = deque(tasks)
-        while waiting:
-            with _pool(min(at_once or self.jobs, self.jobs, len(waiting))) as pool:
-                yield from self._until_a_death(pool, waiting, at_once or AHEAD * self.jobs)
+        most = min(at_once or self.jobs, self.jobs)
+        idle: list[Connection] = []
+        busy: dict[Connection, Task] = {}
+        with ExitStack() as workers:
 
-    def _until_a_death(self, pool: ProcessPoolExecutor, waiting: deque[Task], most: int) -> Iterator[Done]:
-        """Do what waits until all is done, or until the pool has lost a worker and is of no more use."""
-        under_way: dict[Future[Sequence[Outcome]], Task] = {}
-        broken = False
-        while under_way or (waiting and not broken):
-            while waiting and len(under_way) < most and not broken:
-                try:
-                    under_way[pool.submit(self.work, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                except BrokenProcessPool:
-                    broken = True
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                task = under_way.pop(future)
-                try:
-                    yield task, future.result()
-                except BrokenProcessPool:
-                    broken = True
-                    yield task, None
+            def hand_out() -> None:
+                while waiting and len(busy) < most:
+                    worker = idle.pop() if idle else workers.enter_context(_worker(self.work))
+                    busy[worker] = waiting.popleft()
+                    with suppress(OSError):  # it died while it was idle, which its answer will tell
+                        worker.send(busy[worker])
+
+            hand_out()
+            while busy:
+                ready = wait(list(busy))
+                for worker in [each for each in busy if each in ready]:
+                    task, outcomes = busy.pop(worker), _answer_of(worker)
+                    if outcomes is not None:
+                        idle.append(worker)
+                    hand_out()
+                    yield task, outcomes
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def _worker(work: Work) -> Iterator[Connection]:
+    """A process and the pipe to it, which nobody else holds: however either ends, the other hears of it."""
     context = get_context("spawn")
-    unwanted = context.Event()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(unwanted,))
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+    with ours:
+        with theirs, _interrupts_held_back():
+            process.start()
+        try:
+            yield ours
+        finally:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Who is started meanwhile never hears of Ctrl-C, which is its parent's business; here it waits."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # its start, which is part of any first one, would let them through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield pool
-    except BaseException:
-        unwanted.set()
-        raise
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(unwanted: Event) -> None:
-    """Prepare a worker: Ctrl-C is its parent's business, without whom it is no use."""
+def _serve(work: Work, tasks: Connection) -> None:
+    """Be a worker, which is of no use without its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_when, args=(unwanted,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, ConnectionError):
+        while True:
+            tasks.send(work(tasks.recv()))
 
 
-def _end_when(unwanted: Event) -> None:
+def _end_with_parent() -> None:
     parent = parent_process()
-    while not unwanted.wait(LOOKS_UP_S) and (parent is None or parent.is_alive()):
-        pass
+    assert parent is not None
+    parent.join()
     os._exit(1)
+
+
+def _answer_of(worker: Connection) -> Sequence[Outcome] | None:
+    """What a worker found; `None` if it died."""
+    try:
+        outcomes: Sequence[Outcome] = worker.recv()
+    except (EOFError, OSError):
+        return None
+    return outcomes
 
 
 @contextmanager
