@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import msgspec
 import pytest
 
 from discostream.config import PolicySettings, Settings, settings_from
@@ -159,6 +160,26 @@ async def test_an_abandoned_answer_is_cancelled_and_settled(tmp_path):
         assert answer.outcome.finish_reason is None
         await answer.aclose()
     assert [row.outcome for row in recent(tmp_path / "ledger.db", 5)] == ["cancelled"]
+
+
+@pytest.mark.parametrize("offsets", [{"laptop": 0.0}, {"laptop": 0.0, "cloud": 0.0}])
+async def test_nothing_of_an_answer_waits_for_the_collector(tmp_path, offsets):
+    """A hundred readers' answers would be megabytes of circles; one is gone as soon as nobody holds it."""
+    policy = PolicySettings(name="offsets", offsets=offsets)
+    async with connect(msgspec.structs.replace(pair(tmp_path), policy=policy)) as disco:
+        assert [piece.text async for piece in disco.stream("Count.")]
+        gc.collect()
+        gc.disable()
+        try:
+            assert [piece.text async for piece in disco.stream("Count.")]
+            await anyio.sleep(0.02)  # in which the tasks behind it end
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            assert [each for each in gc.garbage if type(each).__module__.startswith("discostream")] == []
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
 
 
 async def test_a_dropped_answer_ends_by_itself(tmp_path):

@@ -121,14 +121,15 @@ async def _collect(call: Call, answer: Answer) -> web.Response:
 
 async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamResponse:
     keep_alive_s = http.app[DISCO].settings.gateway.keep_alive_s
-    first = await _first(answer, keep_alive_s)
-    # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
-    await response.prepare(http)
     chunks = chunk_encoder(call, int(time.time()))
     encode = annotating(chunks.piece) if answer.request.annotated else chunks.piece
-    await response.write(_events([chunks.opening(), *map(encode, first)]))
+    opening = _events([chunks.opening()])
     streaming = Streaming(http, response, lambda pieces: _events(map(encode, pieces)), answer, keep_alive_s)
+    first = await _first(answer, keep_alive_s)
+    # Up to here an error still gets a status of its own; from here on it can only be an event.
+    await response.prepare(http)
+    await response.write(opening + _events(map(encode, first)))
     try:
         await streaming.run()
         outcome = answer.whole()

@@ -187,7 +187,10 @@ class Attempts:
         for attempt in self.started:
             if attempt.ended_at is None:
                 attempt.cancel()
-        return await self._tasks.__aexit__(kind, error, trace)
+        try:
+            return await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            self._listener = None  # who knows these attempts in turn: a circle, left to the collector
 
     @property
     def prompt_tokens(self) -> int:
