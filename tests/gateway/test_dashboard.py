@@ -273,7 +273,7 @@ async def test_what_runs_is_seen(tmp_path: Path) -> None:
         ("far", "waiting", None)
     ]
     assert (streaming["state"], streaming["delivered_tokens"]) == ("streaming", 2)
-    (stall,) = streaming["stalls"]
+    *_, stall = streaming["stalls"]  # on a busy machine its two tokens may have been apart, too
     assert stall["at_s"] + stall["for_s"] == pytest.approx(streaming["age_s"])
     assert moved["state"] == "streaming"
     assert [each["state"] for each in moved["attempts"]] == ["done", "delivering"]
