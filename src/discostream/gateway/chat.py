@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import anyio
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from discostream.errors import RequestRejected
 from discostream.gateway.errors import describe
@@ -124,6 +124,8 @@ async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamRe
     first = await _first(answer, keep_alive_s)
     # Up to here an error still gets a status of its own; from here on it can only be an event.
     response = web.StreamResponse(headers=STREAM_HEADERS)
+    if http.version < HttpVersion11:
+        response.force_close()  # nothing else can end it; aiohttp keeps it open if asked to
     await response.prepare(http)
     chunks = chunk_encoder(call, int(time.time()))
     encode = annotating(chunks.piece) if answer.request.annotated else chunks.piece
