@@ -13,6 +13,7 @@ import anyio
 import openai
 import pytest
 from aiohttp import web
+from pydantic import BaseModel
 
 from discostream.config import settings_from
 from discostream.gateway.app import serve
@@ -100,6 +101,40 @@ async def test_tools_make_their_round(tmp_path: Path) -> None:
         messages = [*ASKED, whole.choices[0].message, result]
         told = await client.chat.completions.create(model="disco", messages=messages, tools=TOOLS)
     assert (told.choices[0].message.content, told.choices[0].finish_reason) == ("No, it is dry.", "stop")
+
+
+async def test_calls_without_an_index_make_their_round(tmp_path: Path) -> None:
+    """Two calls as Gemini's OpenAI route streams them are two to the client's own accumulator."""
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in "fg"]
+    deltas = [{"delta": {"tool_calls": [call]}} for call in calls]
+    async with (
+        upstream(says(*deltas, {"delta": {}, "finish_reason": "tool_calls"})) as cloud,
+        gateway(tmp_path, cloud) as client,
+        client.chat.completions.stream(model="cloud", messages=ASKED, tools=TOOLS) as stream,
+    ):
+        (choice,) = (await stream.get_final_completion()).choices
+    assert [call.function.name for call in choice.message.tool_calls or ()] == ["f", "g"]
+
+
+class Rain(BaseModel):
+    """An answer with a schema."""
+
+    rains: bool
+
+
+async def test_a_refusal_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+    """Where an answer has a schema, the client's own parser finds the refusal, streamed and whole."""
+    said: list[Any] = [{"delta": {"refusal": half}} for half in ("I can", "not")]
+    asked: Any = {"model": "cloud", "messages": ASKED, "response_format": Rain}
+    async with (
+        upstream(says(*said, {"delta": {}, "finish_reason": "stop"})) as cloud,
+        gateway(tmp_path, cloud) as client,
+    ):
+        async with client.chat.completions.stream(**asked) as stream:
+            streamed = await stream.get_final_completion()
+        whole = await client.chat.completions.parse(**asked)
+    for choice in (*streamed.choices, *whole.choices):
+        assert (choice.message.refusal, choice.message.parsed) == ("I cannot", None)
 
 
 async def test_reasoning_comes_under_one_name(tmp_path: Path) -> None:
