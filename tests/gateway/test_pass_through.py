@@ -201,6 +201,31 @@ async def test_a_refusal_at_run_time_is_the_others_turn(tmp_path: Path) -> None:
     assert caught.value.response.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_too_many_requests_are_told_as_such(tmp_path: Path, stream: bool) -> None:
+    """The client waits as long as the endpoint said, and tries again by itself, as it would without us."""
+    asked: list[Any] = []
+    answer = says({"delta": {"content": "No."}, "finish_reason": "stop"}, asked=asked)
+
+    async def script(http: web.Request) -> web.StreamResponse:
+        if len(asked) < 2:
+            asked.append(None)
+            headers = {"Retry-After": "3" if len(asked) == 2 else "0"}
+            return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)
+        return await answer(http)
+
+    async with upstream(script) as cloud, gateway(tmp_path, cloud, late="cloud") as client:
+        patient = client.with_options(max_retries=1)
+        with pytest.raises(openai.RateLimitError, match="cloud: answered with HTTP 429: slow down") as caught:
+            await patient.chat.completions.create(model="cloud", messages=ASKED, stream=stream)
+        assert (caught.value.code, caught.value.response.headers["retry-after"]) == (
+            "rate_limit_exceeded",
+            "3",
+        )
+        await client.chat.completions.create(model="cloud", messages=ASKED, stream=stream)
+    assert len(asked) == 3
+
+
 async def test_what_nobody_declares_is_a_clear_400(tmp_path: Path) -> None:
     """Pictures are refused by name, with the setting that would admit them."""
     messages: Any = [{"role": "user", "content": [PICTURE]}]

@@ -23,6 +23,7 @@ from discostream.endpoints.dialects import Refusals
 from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
 from discostream.types import Carrier, Event, Prefix, Request
+from discostream.wire.fields import count
 from discostream.wire.openai_answer import AnswerReader
 from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED, ChunkError, decode_error
 from discostream.wire.sse import SseError
@@ -134,7 +135,7 @@ class HttpEndpoint(Endpoint):
                         return await self._whole(body)
                     said, status = decode_error(await _beginning(body)), response.status
                     what = f"answered with HTTP {status}: {said}"
-                    raise self._failure(Phase.REFUSED, what, status, said.code)
+                    raise self._failure(Phase.REFUSED, what, status, said.code, _retry_after_s(response))
         except _FOREIGN as error:
             raise self._translated(error, Phase.PREFILL) from error
 
@@ -196,7 +197,8 @@ class HttpEndpoint(Endpoint):
         # It has done the work, if all at once, and will be paid for it.
         answered = response.status < 300 and any(sign in said for sign in ANSWERS)
         phase = Phase.PREFILL if answered else Phase.REFUSED
-        raise self._failure(phase, f"answered with {what}: {error}", status, error.code)
+        message = f"answered with {what}: {error}"
+        raise self._failure(phase, message, status, error.code, _retry_after_s(response))
 
     def _learn_from(self, refusal: str) -> None:
         """A continuation was refused; take the ability away if that says that it always will be."""
@@ -229,9 +231,15 @@ class HttpEndpoint(Endpoint):
                 return self._failure(phase, f"the connection broke: {str(error) or type(error).__name__}")
 
     def _failure(
-        self, phase: Phase, message: str, status: int | None = None, code: str | None = None
+        self,
+        phase: Phase,
+        message: str,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
     ) -> EndpointError:
-        return EndpointError(self.name, phase, redact(message, self._key), status=status, code=code)
+        said = redact(message, self._key)
+        return EndpointError(self.name, phase, said, status=status, code=code, retry_after_s=retry_after_s)
 
 
 def without_blanks(prefix: Prefix) -> tuple[str, str]:
@@ -247,6 +255,11 @@ async def _beginning(body: Body) -> bytes:
         while len(said) < MAX_ERROR_BYTES and (data := await body.read()):
             said += data
     return bytes(said[:MAX_ERROR_BYTES])
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> int | None:
+    """How long the server wants to be left alone; a date counts as nothing said."""
+    return count(response.headers.get("Retry-After"))
 
 
 def _url(endpoint: str, base_url: str, path: str) -> URL:
