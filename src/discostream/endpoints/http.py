@@ -18,7 +18,7 @@ from yarl import URL
 
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body, read_tail
+from discostream.endpoints.body import Body, breach, read_tail
 from discostream.endpoints.dialects import Refusals
 from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
@@ -228,7 +228,7 @@ class HttpEndpoint(Endpoint):
             case SseError():
                 return self._failure(phase, f"sent a malformed stream: {error}")
             case _:
-                return self._failure(phase, f"the connection broke: {str(error) or type(error).__name__}")
+                return self._failure(phase, f"the connection broke: {breach(error)}")
 
     def _failure(
         self,

@@ -21,7 +21,7 @@ from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.core.seam import opens_thought, rejoined
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import read_tail
+from discostream.endpoints.body import breach, read_tail
 from discostream.endpoints.keys import api_key, redact
 from discostream.endpoints.llamacpp_server import Frame, LlamaCppServer, ModelMeta, Props
 from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
@@ -289,7 +289,7 @@ class _Attempt:
         except TimeoutError as error:
             raise EndpointError(self.endpoint, self.phase, "silent for too long") from error
         except (aiohttp.ClientError, OSError) as error:
-            message = f"the connection broke: {error or type(error).__name__}"
+            message = f"the connection broke: {breach(error)}"
             raise EndpointError(self.endpoint, self.phase, message) from error
         except ChunkError as error:
             raise EndpointError(
