@@ -188,6 +188,23 @@ async def test_a_redirect_is_not_followed() -> None:
     assert (error.status, error.phase, came) == (307, Phase.REFUSED, [])
 
 
+@pytest.mark.parametrize(
+    ("base_url", "words"),
+    [
+        ("localhost:8080", "must start with http"),
+        ("http://localhost:99999", "no URL"),
+        ("http://me:secret@localhost:99999", "no URL"),
+        ("http://me:secret@localhost", "no user, key or query"),
+        ("http://localhost?key=secret", "no user, key or query"),
+    ],
+)
+async def test_a_wrong_base_url_is_a_setting_to_fix(base_url: str, words: str) -> None:
+    """A base URL that cannot work is refused at once, and secrets in it are not repeated."""
+    with pytest.raises(ConfigError, match=f"^endpoint 'remote': base_url = .*{words}") as caught:
+        await collect(base_url)
+    assert "secret" not in str(caught.value)
+
+
 async def test_a_base_url_may_end_in_v1() -> None:
     """The address that other tools take, with /v1, is understood."""
     async with server(hang) as base_url:

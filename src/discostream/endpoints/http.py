@@ -28,7 +28,7 @@ from discostream.wire.openai_answer import AnswerReader
 from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED, ChunkError, decode_error
 from discostream.wire.sse import SseError
 
-__all__ = ["HttpEndpoint", "HttpOptions", "Question", "without_blanks"]
+__all__ = ["HttpEndpoint", "HttpOptions", "Question", "server_url", "without_blanks"]
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class HttpEndpoint(Endpoint):
         super().__init__(settings, options)
         self._patience = options
         self._key = api_key(settings.name, options.api_key_env)
-        self._url = _url(settings.name, options.base_url, self.path)
+        self._url = server_url(settings.name, options.base_url, self.path)
         self._session: aiohttp.ClientSession | None = None
         self._refusals = Refusals()
         if continues:
@@ -262,7 +262,17 @@ def _retry_after_s(response: aiohttp.ClientResponse) -> int | None:
     return count(response.headers.get("Retry-After"))
 
 
-def _url(endpoint: str, base_url: str, path: str) -> URL:
+def server_url(endpoint: str, base_url: str, path: str) -> URL:
+    """Where a server is, as the settings say.
+
+    Args:
+        endpoint: Whose settings.
+        base_url: What they say.
+        path: What requests add to it.
+
+    Raises:
+        ConfigError: Nothing can be asked there, or it holds a secret, which is not repeated.
+    """
     shown = "…" if set(base_url) & set("@?#") else base_url
     where = f"endpoint {endpoint!r}: base_url = {shown!r}"
     try:
