@@ -107,6 +107,8 @@ def test_counts_may_be_spelt_oddly(twelve: Any) -> None:
         ("eos", FinishReason.STOP),
         ("length", FinishReason.LENGTH),
         ("max_tokens", FinishReason.LENGTH),
+        ("MAX_TOKENS", FinishReason.LENGTH),
+        ("sensitive", FinishReason.CONTENT_FILTER),
         ("content_filter", FinishReason.CONTENT_FILTER),
         (None, None),
         ("", None),
@@ -117,7 +119,7 @@ def test_finish_reasons_are_put_into_openai_words(spelt: str | None, reason: Fin
     assert decode_chunk(json.dumps({"choices": [{"finish_reason": spelt}]}).encode()).finish_reason is reason
 
 
-@pytest.mark.parametrize("reason", ["error", "abort", "insufficient_system_resource"])
+@pytest.mark.parametrize("reason", ["error", "ERROR", "abort", "insufficient_system_resource"])
 def test_a_finish_that_is_a_failure_raises(reason: str) -> None:
     """An answer that the server gave up is not finished."""
     with pytest.raises(ChunkError, match=reason):

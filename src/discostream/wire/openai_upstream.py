@@ -47,6 +47,7 @@ _FINISH_REASONS = {
     "limit": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
     "model_length": FinishReason.LENGTH,
+    "sensitive": FinishReason.CONTENT_FILTER,
     "tool_calls": FinishReason.TOOL_CALLS,
 }
 _TEXT = frozenset({"content", "role"})
@@ -238,9 +239,9 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 def _finish_reason(reason: Any) -> FinishReason | None:
     if not isinstance(reason, str) or not reason:
         return None
-    if reason in _BROKEN:
+    if reason.lower() in _BROKEN:
         raise ChunkError(f"ended the answer with finish_reason {reason!r}")
-    return _FINISH_REASONS.get(reason, FinishReason.STOP)
+    return _FINISH_REASONS.get(reason.lower(), FinishReason.STOP)
 
 
 def _usage(usage: Any) -> Usage | None:
