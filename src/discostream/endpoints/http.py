@@ -64,6 +64,12 @@ class HttpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     read_timeout_s: _Seconds = 120.0
 
 
+class _Reply(Struct):
+    """As much of a reply as tells an error; the rest is skipped, because vectors are long."""
+
+    error: Any = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What a server is asked.
@@ -132,7 +138,7 @@ class HttpEndpoint(Endpoint):
             ) as response:
                 with Body(response, self._patience.read_timeout_s) as body:
                     if response.status < 300:
-                        return await self._whole(body)
+                        return self._checked(await self._whole(body))
                     said, status = decode_error(await _beginning(body)), response.status
                     what = f"answered with HTTP {status}: {said}"
                     raise self._failure(Phase.REFUSED, what, status, said.code, _retry_after_s(response))
@@ -146,6 +152,14 @@ class HttpEndpoint(Endpoint):
             if len(said) > MAX_REPLY_BYTES:
                 raise self._failure(Phase.PREFILL, f"sent more than {MAX_REPLY_BYTES >> 20} MiB")
         return bytes(said)
+
+    def _checked(self, said: bytes) -> bytes:
+        """What was said, unless that is an error or no JSON, whatever its status: it may quote the key."""
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            if not msgspec.json.decode(said, type=_Reply).error:
+                return said
+        error = decode_error(said)
+        raise self._failure(Phase.REFUSED, f"answered with an error: {error}", error.status, error.code)
 
     async def aclose(self) -> None:
         """Close the connections."""
