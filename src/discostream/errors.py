@@ -83,6 +83,7 @@ class EndpointError(DiscoError):
         message: The cause, without the endpoint's name.
         status: The HTTP status the endpoint sent, where it sent one.
         code: The endpoint's own short word for the error, where it has one.
+        retry_after_s: How long it wants to be left alone, where it says so.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class EndpointError(DiscoError):
         *,
         status: int | None = None,
         code: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(f"{endpoint}: {message}")
         self.endpoint = endpoint
@@ -100,6 +102,7 @@ class EndpointError(DiscoError):
         self.message = message
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class BudgetSpent(EndpointError):  # noqa: N818

@@ -241,7 +241,7 @@ class Extra:
         return not _BEYOND_TEXT.isdisjoint(self.delta)
 
 
-_BEYOND_TEXT = frozenset({"tool_calls", "function_call", "audio"})
+_BEYOND_TEXT = frozenset({"tool_calls", "function_call", "audio", "refusal"})
 
 
 class Piece(Struct, frozen=True):

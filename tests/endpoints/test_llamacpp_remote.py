@@ -164,6 +164,47 @@ async def test_a_flood_of_error_is_cut() -> None:
     assert len(error.message) <= 300
 
 
+async def point_elsewhere(http: web.Request) -> web.Response:
+    raise web.HTTPTemporaryRedirect(f"/elsewhere{http.path}")
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    """A prompt goes where the settings say, and not on to where that server points, which may be anywhere."""
+    came: list[str] = []
+
+    async def elsewhere(http: web.Request) -> web.Response:
+        came.append(http.path)
+        return web.json_response({"prompt": "hi", "tokens": [1]})
+
+    app = web.Application()
+    app.router.add_route("*", "/elsewhere/{path:.*}", elsewhere)
+    app.router.add_route("*", "/{path:.*}", point_elsewhere)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    _, error = await collect(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    await runner.cleanup()
+    assert error
+    assert (error.status, error.phase, came) == (307, Phase.REFUSED, [])
+
+
+@pytest.mark.parametrize(
+    ("base_url", "words"),
+    [
+        ("localhost:8080", "must start with http"),
+        ("http://localhost:99999", "no URL"),
+        ("http://me:secret@localhost:99999", "no URL"),
+        ("http://me:secret@localhost", "no user, key or query"),
+        ("http://localhost?key=secret", "no user, key or query"),
+    ],
+)
+async def test_a_wrong_base_url_is_a_setting_to_fix(base_url: str, words: str) -> None:
+    """A base URL that cannot work is refused at once, and secrets in it are not repeated."""
+    with pytest.raises(ConfigError, match=f"^endpoint 'remote': base_url = .*{words}") as caught:
+        await collect(base_url)
+    assert "secret" not in str(caught.value)
+
+
 async def test_a_base_url_may_end_in_v1() -> None:
     """The address that other tools take, with /v1, is understood."""
     async with server(hang) as base_url:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -415,6 +416,36 @@ def throws_in_a_page(*parts: bytes) -> Script:
         return response
 
     return script
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+SAID = chunk("What nobody asked to keep.")
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (SAID + b"\r\n\r\n", "Bad status line"),
+        (HEAD + b"Content-Length: 20\r\n\r\n" + SAID, "Bad status line"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + SAID, "Invalid character in chunk size"),
+        (HEAD + b"Content-Encoding: gzip\r\n\r\n" + SAID, "Can not decode content-encoding: gzip"),
+        (HEAD, "the server closed it"),
+    ],
+)
+async def test_bytes_that_are_no_http_are_not_quoted(sent: bytes, words: str) -> None:
+    """They can be an answer, and aiohttp would quote them all; its parser's 400 is nobody's status."""
+
+    async def throw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        writer.close()
+
+    async with await asyncio.start_server(throw, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with endpoint(f"http://127.0.0.1:{port}/v1") as made:
+            with pytest.raises(EndpointError) as caught:
+                await everything(made)
+    assert (caught.value.message, caught.value.status) == (f"the connection broke: {words}", None)
 
 
 @pytest.mark.parametrize("parser", [aiohttp.http_parser.HttpResponseParser, HttpResponseParserPy])

@@ -298,6 +298,13 @@ def failures(*causes: tuple[Phase, str | None]) -> AllEndpointsFailed:
             502,
             "all_endpoints_failed",
         ),
+        (
+            AllEndpointsFailed(
+                [EndpointError("a", Phase.REFUSED, "no", status=429), EndpointError("b", Phase.CONNECT, "no")]
+            ),
+            502,
+            "all_endpoints_failed",
+        ),
         (RuntimeError("secret detail"), 500, None),
     ],
 )

@@ -191,7 +191,7 @@ async def test_nobody_who_embeds_is_a_400_that_names_the_setting(tmp_path: Path)
 
 
 async def test_failures_look_as_those_of_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused is 502, unreachable 503, too long 400, too large 502; nothing is retried, no key is told."""
+    """Refused is 502, also by a 200, unreachable 503, too long 400, too large 502; no key is told."""
     monkeypatch.setattr("discostream.endpoints.http.MAX_REPLY_BYTES", 1000)
     told: list[tuple[int, str]] = []
     async with an_upstream(status=401) as upstream, serving(tmp_path, cloud(upstream)) as base_url:
@@ -200,6 +200,8 @@ async def test_failures_look_as_those_of_chats(tmp_path: Path, monkeypatch: pyte
             (401, upstream.body),
             (400, b'{"error": {"message": "no", "code": "context_length_exceeded"}}'),
             (200, b"[" + b" " * 2000),
+            (200, json.dumps({"error": {"message": f"Incorrect API key: {KEY}", "code": 401}}).encode()),
+            (200, b"<html>Log in</html>"),
         ):
             upstream.status, upstream.body = status, said
             got, headers, body = await post(base_url, {"input": "a"})
@@ -207,7 +209,7 @@ async def test_failures_look_as_those_of_chats(tmp_path: Path, monkeypatch: pyte
             assert KEY.encode() not in body
     async with serving(tmp_path, cloud(upstream)) as base_url:
         told.append(((await post(base_url, {"input": "a"}))[0], "false"))
-    assert told == [(502, "false"), (400, "false"), (502, "false"), (503, "false")]
+    assert told == [(status, "false") for status in (502, 400, 502, 502, 502, 503)]
 
 
 @pytest.mark.parametrize("refused", [400, 413, 422])

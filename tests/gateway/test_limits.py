@@ -25,6 +25,7 @@ from discostream.gateway.app import serve
 from discostream.gateway.streaming import Streaming
 from discostream.ledger.queries import totals
 from discostream.library import connect
+from discostream.wire.sse import DONE
 
 pytestmark = pytest.mark.anyio
 
@@ -78,6 +79,18 @@ def post(body: bytes, *, headers: bytes = b"", path: bytes = b"/v1/chat/completi
         headers,
         body,
     )
+
+
+async def test_an_older_client_sees_where_a_stream_ends(tmp_path: Path) -> None:
+    """Over HTTP/1.0 a stream ends with its connection, even if the client asked to keep that."""
+    body = json.dumps({**CHAT, "stream": True}).encode()
+    asked = post(body, headers=b"Connection: keep-alive\r\n").replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(asked)
+        with anyio.fail_after(5):
+            assert (await reader.read()).endswith(DONE)
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import anyio
 import openai
 import pytest
 from aiohttp import web
+from pydantic import BaseModel
 
 from discostream.config import settings_from
 from discostream.gateway.app import serve
@@ -102,6 +103,40 @@ async def test_tools_make_their_round(tmp_path: Path) -> None:
     assert (told.choices[0].message.content, told.choices[0].finish_reason) == ("No, it is dry.", "stop")
 
 
+async def test_calls_without_an_index_make_their_round(tmp_path: Path) -> None:
+    """Two calls as Gemini's OpenAI route streams them are two to the client's own accumulator."""
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in "fg"]
+    deltas = [{"delta": {"tool_calls": [call]}} for call in calls]
+    async with (
+        upstream(says(*deltas, {"delta": {}, "finish_reason": "tool_calls"})) as cloud,
+        gateway(tmp_path, cloud) as client,
+        client.chat.completions.stream(model="cloud", messages=ASKED, tools=TOOLS) as stream,
+    ):
+        (choice,) = (await stream.get_final_completion()).choices
+    assert [call.function.name for call in choice.message.tool_calls or ()] == ["f", "g"]
+
+
+class Rain(BaseModel):
+    """An answer with a schema."""
+
+    rains: bool
+
+
+async def test_a_refusal_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+    """Where an answer has a schema, the client's own parser finds the refusal, streamed and whole."""
+    said: list[Any] = [{"delta": {"refusal": half}} for half in ("I can", "not")]
+    asked: Any = {"model": "cloud", "messages": ASKED, "response_format": Rain}
+    async with (
+        upstream(says(*said, {"delta": {}, "finish_reason": "stop"})) as cloud,
+        gateway(tmp_path, cloud) as client,
+    ):
+        async with client.chat.completions.stream(**asked) as stream:
+            streamed = await stream.get_final_completion()
+        whole = await client.chat.completions.parse(**asked)
+    for choice in (*streamed.choices, *whole.choices):
+        assert (choice.message.refusal, choice.message.parsed) == ("I cannot", None)
+
+
 async def test_reasoning_comes_under_one_name(tmp_path: Path) -> None:
     """Streamed and whole, it is `reasoning_content`, and the text is without it."""
     async with gateway(tmp_path, reasoning="Let me look.") as client:
@@ -164,6 +199,31 @@ async def test_a_refusal_at_run_time_is_the_others_turn(tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError, match="no tools here") as caught:
             await client.chat.completions.create(model="cloud", messages=ASKED, tools=TOOLS)
     assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_too_many_requests_are_told_as_such(tmp_path: Path, stream: bool) -> None:
+    """The client waits as long as the endpoint said, and tries again by itself, as it would without us."""
+    asked: list[Any] = []
+    answer = says({"delta": {"content": "No."}, "finish_reason": "stop"}, asked=asked)
+
+    async def script(http: web.Request) -> web.StreamResponse:
+        if len(asked) < 2:
+            asked.append(None)
+            headers = {"Retry-After": "3" if len(asked) == 2 else "0"}
+            return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)
+        return await answer(http)
+
+    async with upstream(script) as cloud, gateway(tmp_path, cloud, late="cloud") as client:
+        patient = client.with_options(max_retries=1)
+        with pytest.raises(openai.RateLimitError, match="cloud: answered with HTTP 429: slow down") as caught:
+            await patient.chat.completions.create(model="cloud", messages=ASKED, stream=stream)
+        assert (caught.value.code, caught.value.response.headers["retry-after"]) == (
+            "rate_limit_exceeded",
+            "3",
+        )
+        await client.chat.completions.create(model="cloud", messages=ASKED, stream=stream)
+    assert len(asked) == 3
 
 
 async def test_what_nobody_declares_is_a_clear_400(tmp_path: Path) -> None:

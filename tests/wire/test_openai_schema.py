@@ -145,6 +145,7 @@ def test_what_asks_for_nothing_is_left_out() -> None:
         service_tier="flex",
         tools=[],
         tool_choice="auto",
+        parallel_tool_calls=False,
         n=1,
         logprobs=False,
         response_format={"type": "text"},
@@ -166,6 +167,7 @@ def test_everything_else_is_passed_on_as_it_was_written() -> None:
     ("fields", "need"),
     [
         ({"tools": [{"type": "function"}], "tool_choice": "none"}, Feature.TOOLS),
+        ({"tools": [{"type": "function"}], "parallel_tool_calls": False}, Feature.TOOLS),
         ({"tool_choice": "required"}, Feature.TOOLS),
         ({"functions": [{}], "function_call": "auto"}, Feature.TOOLS),
         ({"response_format": {"type": "json_object"}}, Feature.JSON),

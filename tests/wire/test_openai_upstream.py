@@ -53,6 +53,10 @@ CALL = {"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}
         ({"reasoning_content": "hm", "reasoning": "hm"}, Extra(reasoning="hm")),
         ({"content": None, "tool_calls": [CALL]}, Extra(delta={"tool_calls": [CALL]})),
         ({"reasoning_details": [{"index": 0}]}, Extra(delta={"reasoning_details": [{"index": 0}]})),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+            Extra(reasoning="hm"),
+        ),
     ],
 )
 def test_what_stands_beside_text_is_kept(delta: dict[str, Any], extra: Extra) -> None:
@@ -103,6 +107,8 @@ def test_counts_may_be_spelt_oddly(twelve: Any) -> None:
         ("eos", FinishReason.STOP),
         ("length", FinishReason.LENGTH),
         ("max_tokens", FinishReason.LENGTH),
+        ("MAX_TOKENS", FinishReason.LENGTH),
+        ("sensitive", FinishReason.CONTENT_FILTER),
         ("content_filter", FinishReason.CONTENT_FILTER),
         (None, None),
         ("", None),
@@ -113,7 +119,7 @@ def test_finish_reasons_are_put_into_openai_words(spelt: str | None, reason: Fin
     assert decode_chunk(json.dumps({"choices": [{"finish_reason": spelt}]}).encode()).finish_reason is reason
 
 
-@pytest.mark.parametrize("reason", ["error", "abort"])
+@pytest.mark.parametrize("reason", ["error", "ERROR", "abort", "insufficient_system_resource"])
 def test_a_finish_that_is_a_failure_raises(reason: str) -> None:
     """An answer that the server gave up is not finished."""
     with pytest.raises(ChunkError, match=reason):
@@ -162,6 +168,8 @@ def test_error_objects_of_every_shape_are_read(
         (b'{"detail":[{"loc":["body"]}]}', '{"detail":[{"loc":["body"]}]}'),
         (b"<html>\n  Bad gateway\xff</html>", "<html> Bad gateway\ufffd</html>"),
         (b"[1]", "[1]"),
+        (b'[{"error":{"code":400,"message":"no such model"}}]', "no such model"),
+        (b"\x1b[31mred\x1b]0;title\x07\x00", "[31mred ]0;title"),
         (b"", ""),
     ],
 )
@@ -265,9 +273,39 @@ def test_whitespace_that_was_cut_off_is_not_said_twice(blank: str, said: list[st
 
 
 def test_a_refusal_is_what_the_model_said() -> None:
-    """A model that refuses in a field of its own does not look like one that has nothing to say."""
+    """A refusal in a field of its own is content, and no text: it would not fit an answer's schema."""
     refusal = {"choices": [{"delta": {"refusal": "I cannot help with that."}}]}
-    assert decode_chunk(json.dumps(refusal).encode()).content == "I cannot help with that."
+    reader = AnswerReader()
+    (piece,) = read(reader, data_event(json.dumps(refusal).encode()))
+    assert piece == Piece("", 6, extra=Extra(delta={"refusal": "I cannot help with that."}))
+    assert (piece.is_content, reader.phase) == (True, Phase.DECODE)
+
+
+def test_parts_of_calls_have_an_index() -> None:
+    """A part that came without gets the next one where a call begins, and else its call's."""
+    parts: list[dict[str, Any]] = [
+        {"id": "a", "function": {"name": "f", "arguments": "{"}},
+        {"id": "a", "function": {"arguments": "}"}},
+        {"id": "", "function": {"name": "", "arguments": " "}},
+        {"id": "b", "index": None, "function": {"name": "g"}},
+        {"function": {"name": "h"}},
+        {"index": 5, "id": "i"},
+        {"function": {"arguments": "{}"}},
+    ]
+    reader = AnswerReader()
+    pieces = read(reader, *(called(part) for part in parts))
+    calls = [
+        call
+        for piece in pieces
+        if isinstance(piece, Piece) and piece.extra
+        for call in piece.extra.delta["tool_calls"]
+    ]
+    assert [call["index"] for call in calls] == [0, 0, 0, 1, 2, 5, 5]
+    assert [{**call, "index": None} for call in calls] == [{**part, "index": None} for part in parts]
+
+
+def called(part: dict[str, Any]) -> bytes:
+    return data_event(json.dumps({"choices": [{"delta": {"tool_calls": [part]}}]}).encode())
 
 
 @pytest.mark.parametrize("calls", ["f()", {"name": "f"}, ["f"], [None], 1])

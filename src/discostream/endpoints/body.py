@@ -1,4 +1,4 @@
-"""The body of a response, read so that nobody waits for what will not come."""
+"""The body of a response, read so that nobody waits for what will not come, and what broke it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from discostream.wire.openai_answer import AnswerReader
 
-__all__ = ["Body", "read_tail"]
+__all__ = ["Body", "breach", "read_tail"]
 
 LOOK_EVERY_S = 0.5
 """How often it is looked for a connection that has failed, or is silent."""
@@ -88,6 +88,16 @@ class Body:
             return
         if self._content.exception() is None and not self._content.is_eof():
             self._content.set_exception(aiohttp.ClientPayloadError("its framing is wrong"))
+
+
+def breach(error: Exception) -> str:
+    """What broke a connection, without the bytes that aiohttp quotes below: they can be an answer's."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed it"
+    said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    # aiohttp's parser calls everything a 400, which nobody has answered.
+    said = said.removeprefix("400, message:").strip().partition("\n")[0].rstrip(":")
+    return said or type(error).__name__
 
 
 async def read_tail(body: Body, answer: AnswerReader) -> None:

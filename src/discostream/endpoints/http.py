@@ -18,16 +18,17 @@ from yarl import URL
 
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body, read_tail
+from discostream.endpoints.body import Body, breach, read_tail
 from discostream.endpoints.dialects import Refusals
 from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
 from discostream.types import Carrier, Event, Prefix, Request
+from discostream.wire.fields import count
 from discostream.wire.openai_answer import AnswerReader
 from discostream.wire.openai_upstream import CONTEXT_LENGTH_EXCEEDED, ChunkError, decode_error
 from discostream.wire.sse import SseError
 
-__all__ = ["HttpEndpoint", "HttpOptions", "Question", "without_blanks"]
+__all__ = ["HttpEndpoint", "HttpOptions", "Question", "server_url", "without_blanks"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,12 @@ class HttpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     api_key_env: str = ""
     connect_timeout_s: _Seconds = 5.0
     read_timeout_s: _Seconds = 120.0
+
+
+class _Reply(Struct):
+    """As much of a reply as tells an error; the rest is skipped, because vectors are long."""
+
+    error: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +104,7 @@ class HttpEndpoint(Endpoint):
         super().__init__(settings, options)
         self._patience = options
         self._key = api_key(settings.name, options.api_key_env)
-        self._url = _url(settings.name, options.base_url, self.path)
+        self._url = server_url(settings.name, options.base_url, self.path)
         self._session: aiohttp.ClientSession | None = None
         self._refusals = Refusals()
         if continues:
@@ -131,10 +138,10 @@ class HttpEndpoint(Endpoint):
             ) as response:
                 with Body(response, self._patience.read_timeout_s) as body:
                     if response.status < 300:
-                        return await self._whole(body)
+                        return self._checked(await self._whole(body))
                     said, status = decode_error(await _beginning(body)), response.status
                     what = f"answered with HTTP {status}: {said}"
-                    raise self._failure(Phase.REFUSED, what, status, said.code)
+                    raise self._failure(Phase.REFUSED, what, status, said.code, _retry_after_s(response))
         except _FOREIGN as error:
             raise self._translated(error, Phase.PREFILL) from error
 
@@ -145,6 +152,14 @@ class HttpEndpoint(Endpoint):
             if len(said) > MAX_REPLY_BYTES:
                 raise self._failure(Phase.PREFILL, f"sent more than {MAX_REPLY_BYTES >> 20} MiB")
         return bytes(said)
+
+    def _checked(self, said: bytes) -> bytes:
+        """What was said, unless that is an error or no JSON, whatever its status: it may quote the key."""
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            if not msgspec.json.decode(said, type=_Reply).error:
+                return said
+        error = decode_error(said)
+        raise self._failure(Phase.REFUSED, f"answered with an error: {error}", error.status, error.code)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -196,7 +211,8 @@ class HttpEndpoint(Endpoint):
         # It has done the work, if all at once, and will be paid for it.
         answered = response.status < 300 and any(sign in said for sign in ANSWERS)
         phase = Phase.PREFILL if answered else Phase.REFUSED
-        raise self._failure(phase, f"answered with {what}: {error}", status, error.code)
+        message = f"answered with {what}: {error}"
+        raise self._failure(phase, message, status, error.code, _retry_after_s(response))
 
     def _learn_from(self, refusal: str) -> None:
         """A continuation was refused; take the ability away if that says that it always will be."""
@@ -226,12 +242,18 @@ class HttpEndpoint(Endpoint):
             case SseError():
                 return self._failure(phase, f"sent a malformed stream: {error}")
             case _:
-                return self._failure(phase, f"the connection broke: {str(error) or type(error).__name__}")
+                return self._failure(phase, f"the connection broke: {breach(error)}")
 
     def _failure(
-        self, phase: Phase, message: str, status: int | None = None, code: str | None = None
+        self,
+        phase: Phase,
+        message: str,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
     ) -> EndpointError:
-        return EndpointError(self.name, phase, redact(message, self._key), status=status, code=code)
+        said = redact(message, self._key)
+        return EndpointError(self.name, phase, said, status=status, code=code, retry_after_s=retry_after_s)
 
 
 def without_blanks(prefix: Prefix) -> tuple[str, str]:
@@ -249,7 +271,22 @@ async def _beginning(body: Body) -> bytes:
     return bytes(said[:MAX_ERROR_BYTES])
 
 
-def _url(endpoint: str, base_url: str, path: str) -> URL:
+def _retry_after_s(response: aiohttp.ClientResponse) -> int | None:
+    """How long the server wants to be left alone; a date counts as nothing said."""
+    return count(response.headers.get("Retry-After"))
+
+
+def server_url(endpoint: str, base_url: str, path: str) -> URL:
+    """Where a server is, as the settings say.
+
+    Args:
+        endpoint: Whose settings.
+        base_url: What they say.
+        path: What requests add to it.
+
+    Raises:
+        ConfigError: Nothing can be asked there, or it holds a secret, which is not repeated.
+    """
     shown = "…" if set(base_url) & set("@?#") else base_url
     where = f"endpoint {endpoint!r}: base_url = {shown!r}"
     try:

@@ -21,7 +21,8 @@ from discostream.config import EndpointSettings
 from discostream.core.cost import Energy, ModelShape, energy_of
 from discostream.core.seam import opens_thought, rejoined
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import read_tail
+from discostream.endpoints.body import breach, read_tail
+from discostream.endpoints.http import server_url
 from discostream.endpoints.keys import api_key, redact
 from discostream.endpoints.llamacpp_server import Frame, LlamaCppServer, ModelMeta, Props
 from discostream.engine.catalogue import CATALOGUE, find_model, require_model, resolve_model
@@ -71,7 +72,7 @@ class LlamaCppOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             default by benchmarks/cancel_prefill.py.
     """
 
-    base_url: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
+    base_url: str = ""
     api_key_env: str = ""
     threads: Annotated[int, Meta(ge=0)] = 0
     context_tokens: Positive = 4096
@@ -100,7 +101,9 @@ class LlamaCppEndpoint(Endpoint):
             raise ConfigError(
                 f"endpoint {settings.name!r}: needs `model` to run, or the `base_url` of a server"
             )
-        if not options.base_url:
+        if options.base_url:
+            server_url(settings.name, options.base_url, "completion")
+        else:
             require_model(settings.model)
             self.models = (settings.model,) if settings.model in CATALOGUE else ()
         self._base_url = options.base_url.rstrip("/").removesuffix("/v1")
@@ -289,7 +292,7 @@ class _Attempt:
         except TimeoutError as error:
             raise EndpointError(self.endpoint, self.phase, "silent for too long") from error
         except (aiohttp.ClientError, OSError) as error:
-            message = f"the connection broke: {error or type(error).__name__}"
+            message = f"the connection broke: {breach(error)}"
             raise EndpointError(self.endpoint, self.phase, message) from error
         except ChunkError as error:
             raise EndpointError(

@@ -240,15 +240,16 @@ class LlamaCppServer:
             headers={"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=timeout,
+            allow_redirects=False,  # a prompt goes where the settings say, and nowhere else
         ) as response:
-            if response.status >= HTTPStatus.BAD_REQUEST:
+            if response.status >= HTTPStatus.MULTIPLE_CHOICES:
                 said = await response.content.read(MAX_ERROR_BYTES)
-                raise _error_in(said).blame(self.endpoint, Phase.REFUSED, response.status)
+                raise _error_in(said, response.status).blame(self.endpoint, Phase.REFUSED, response.status)
             yield response
 
 
-def _error_in(body: bytes) -> _Error:
+def _error_in(body: bytes, status: int) -> _Error:
     try:
         return msgspec.json.decode(body, type=_ErrorReply).error
     except msgspec.DecodeError:
-        return _Error(body[:200].decode(errors="replace") or "an error without a message")
+        return _Error(body[:200].decode(errors="replace") or f"HTTP {status} without a message")

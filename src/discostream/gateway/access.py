@@ -94,7 +94,7 @@ def name_allowed_origin(settings: GatewaySettings, http: web.Request, response: 
     response.headers["Vary"] = "Origin"
     if (origin := http.headers.get("Origin")) in settings.allow_origins:
         response.headers["Access-Control-Allow-Origin"] = str(origin)
-        response.headers["Access-Control-Expose-Headers"] = "x-request-id, x-should-retry"
+        response.headers["Access-Control-Expose-Headers"] = "retry-after, x-request-id, x-should-retry"
 
 
 def _refuse_foreign_names(http: web.Request, local: frozenset[str], allowed: frozenset[str]) -> None:

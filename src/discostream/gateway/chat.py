@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import anyio
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from discostream.errors import RequestRejected
 from discostream.gateway.errors import describe
@@ -122,6 +122,8 @@ async def _collect(call: Call, answer: Answer) -> web.Response:
 async def _stream(http: web.Request, call: Call, answer: Answer) -> web.StreamResponse:
     keep_alive_s = http.app[DISCO].settings.gateway.keep_alive_s
     response = web.StreamResponse(headers=STREAM_HEADERS)
+    if http.version < HttpVersion11:
+        response.force_close()  # nothing else can end it; aiohttp keeps it open if asked to
     chunks = chunk_encoder(call, int(time.time()))
     encode = annotating(chunks.piece) if answer.request.annotated else chunks.piece
     opening = _events([chunks.opening()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -15,6 +15,7 @@ from discostream.errors import (
     AllEndpointsFailed,
     AnswerInterrupted,
     BudgetSpent,
+    EndpointError,
     NotConnected,
     Phase,
     RequestRejected,
@@ -102,9 +103,18 @@ def _describe_failure(error: AllEndpointsFailed) -> ErrorReply:
         return ErrorReply(400, body, headers)
     if all(cause.status in CLIENTS_FAULT for cause in tried):
         return ErrorReply(400, encode_error(str(error), "invalid_request_error"), headers)
+    if all(cause.phase is Phase.REFUSED and cause.status == HTTPStatus.TOO_MANY_REQUESTS for cause in tried):
+        return _describe_rush(error, tried)
     unreachable = all(cause.phase is Phase.CONNECT for cause in tried)
     body = encode_error(str(error), "server_error", code="all_endpoints_failed")
     return ErrorReply(503 if unreachable else 502, body, headers)
+
+
+def _describe_rush(error: AllEndpointsFailed, tried: Sequence[EndpointError]) -> ErrorReply:
+    """Nothing was done and nothing is owed, so clients may try again later, as they know how to."""
+    waits = [cause.retry_after_s for cause in tried if cause.retry_after_s is not None]
+    body = encode_error(str(error), "rate_limit_error", code="rate_limit_exceeded")
+    return ErrorReply(429, body, {"retry-after": str(min(waits))} if waits else {})
 
 
 def _sentence(error: web.HTTPException) -> str:

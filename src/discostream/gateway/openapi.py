@@ -246,6 +246,7 @@ SCHEMAS: Final[Schema] = {
     "Delta": _object(
         role={"const": "assistant"},
         content=_TEXT,
+        refusal=_TEXT,
         reasoning_content=_TEXT,
         tool_calls=_list(_object("index", index=_COUNT, id=_TEXT, type=_TEXT, function={"type": "object"})),
     ),

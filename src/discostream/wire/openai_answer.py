@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
 
 from discostream.core.seam import EchoFilter
 from discostream.errors import Phase
 from discostream.types import Event, Extra, Finish, FinishReason, Piece, Prompt
+from discostream.wire.fields import mapping
+from discostream.wire.fields import text as string
 from discostream.wire.openai_upstream import ChunkError, UpstreamChunk, Usage, decode_chunk
 from discostream.wire.sse import SseDecoder, SseError
 
@@ -59,6 +62,7 @@ class AnswerReader:
         self._blank = blank
         self._may_repeat = bool(echo or blank)
         self._usage: Usage | None = None
+        self._calls = _Calls()
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """The events in these bytes; none at all (`b""`) stand for the end of the stream.
@@ -115,6 +119,7 @@ class AnswerReader:
         return Piece(text, _tokens(len(text)))
 
     def _beyond_text(self, text: str, extra: Extra) -> Piece:
+        extra = self._calls.numbered(extra)
         piece = Piece(text, _tokens(len(text) + _chars(extra)), extra=extra)
         if piece.is_content:
             self.phase = Phase.DECODE
@@ -131,13 +136,44 @@ class AnswerReader:
         return text
 
 
+class _Calls:
+    """Gives parts of tool calls the index by which clients join them: Gemini's OpenAI route leaves it out."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._id = ""
+
+    def numbered(self, extra: Extra) -> Extra:
+        """The same, every part of a call with an index."""
+        parts = extra.delta.get("tool_calls")
+        if not isinstance(parts, list):
+            return extra
+        calls = [{**part, "index": self._index_of(part)} for part in parts]
+        return replace(extra, delta={**extra.delta, "tool_calls": calls})
+
+    def _index_of(self, part: Mapping[str, Any]) -> int:
+        """Its own, or the next one where a call begins, or else the last."""
+        index = part.get("index")
+        if isinstance(index, int):
+            self._index = index
+        elif self._index < 0 or self._begins(part):
+            self._index += 1
+        self._id = string(part.get("id")) or self._id
+        return self._index
+
+    def _begins(self, part: Mapping[str, Any]) -> bool:
+        if known := string(part.get("id")):
+            return known != self._id
+        return bool(mapping(part.get("function")).get("name"))
+
+
 def _tokens(chars: int) -> int:
     return max(1, round(chars / CHARS_PER_TOKEN))
 
 
 def _chars(extra: Extra) -> int:
-    """How many characters a model wrote that are no text: what it thought, and what it calls tools with."""
-    chars = len(extra.reasoning)
+    """How many characters a model wrote that are no text: thoughts, a refusal, what it calls tools with."""
+    chars = len(extra.reasoning) + len(string(extra.delta.get("refusal")))
     calls = extra.delta.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         match call:

@@ -61,8 +61,15 @@ _SAYS_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 """Values that ask for nothing; some servers refuse them all the same, so they are left out."""
 
-_CHOICES: Final[Mapping[str, str]] = {"function_call": "functions", "tool_choice": "tools"}
+_CHOICES: Final[Mapping[str, str]] = {
+    "function_call": "functions",
+    "parallel_tool_calls": "tools",
+    "tool_choice": "tools",
+}
 """Fields that mean something only beside another."""
+
+_NO_CHOICE: Final = (b'"auto"', b'"none"', b"true", b"false")
+"""What they say where there is nothing to choose among."""
 
 _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "n": (1,),
@@ -239,7 +246,7 @@ def passed_on(fields: Mapping[str, Any], refused: Iterable[str] = ("n",)) -> dic
         elif value is not None and not _is_one_of(value, _SAYS_NOTHING.get(name, ())):
             passed[name] = raw
     for choice, among in _CHOICES.items():
-        if among not in passed and passed.get(choice) in (b'"auto"', b'"none"'):
+        if among not in passed and passed.get(choice) in _NO_CHOICE:
             del passed[choice]
     return passed
 

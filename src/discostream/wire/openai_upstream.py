@@ -47,13 +47,15 @@ _FINISH_REASONS = {
     "limit": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
     "model_length": FinishReason.LENGTH,
+    "sensitive": FinishReason.CONTENT_FILTER,
     "tool_calls": FinishReason.TOOL_CALLS,
 }
-_TEXT = frozenset({"content", "refusal", "role"})
+_TEXT = frozenset({"content", "role"})
 _REASONING = ("reasoning_content", "reasoning")
 """What llama.cpp, DeepSeek and SGLang call it; and vLLM, OpenRouter and Ollama."""
 
-_BROKEN = ("abort", "cancelled", "error")
+_BROKEN = ("abort", "cancelled", "error", "insufficient_system_resource")
+"""The last is DeepSeek's, which breaks an answer off when it has no machines left."""
 
 
 class ChunkError(ValueError):
@@ -140,7 +142,7 @@ def _tolerantly(payload: bytes) -> UpstreamChunk:
     choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
     delta = _dict(choice.get("delta"))
     return UpstreamChunk(
-        _text(delta.get("content")) or _text(delta.get("refusal")) or _text(choice.get("text")),
+        _text(delta.get("content")) or _text(choice.get("text")),
         _finish_reason(choice.get("finish_reason")),
         _usage(tree.get("usage")),
         _extra(delta, choice.get("logprobs")),
@@ -170,7 +172,8 @@ def decode_error(body: bytes) -> ChunkError:
         tree = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ChunkError(_bounded(body.decode(errors="replace")))
-    return _error_in(tree) if isinstance(tree, dict) else ChunkError(_bounded(str(tree)))
+    first = tree[0] if isinstance(tree, list) and tree else tree  # Google's OpenAI route sends a list of one
+    return _error_in(first) if isinstance(first, dict) else ChunkError(_bounded(str(tree)))
 
 
 def _error_in(tree: dict[str, Any]) -> ChunkError:
@@ -185,7 +188,9 @@ def _error_in(tree: dict[str, Any]) -> ChunkError:
 
 
 def _bounded(text: str) -> str:
-    text = " ".join(text[: 8 * MAX_MESSAGE_CHARS].split())
+    """One line of text, for logs and terminals: what would steer them is a blank."""
+    text = "".join(char if char.isprintable() else " " for char in text[: 8 * MAX_MESSAGE_CHARS])
+    text = " ".join(text.split())
     return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}…"
 
 
@@ -198,22 +203,33 @@ def _text(content: Any) -> str:
     """Content is a string; some servers send a list of parts, of which the text ones count."""
     if isinstance(content, str):
         return content
-    parts = [_dict(part) for part in content] if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if part.get("type") == "text"]
+    texts = _parts(content, "text")
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _thought(content: Any) -> str:
+    """The parts that Mistral's models think in, each of which holds parts of text."""
+    return "".join(map(_text, _parts(content, "thinking")))
+
+
+def _parts(content: Any, kind: str) -> list[Any]:
+    """What the parts of one kind hold."""
+    parts = [_dict(part) for part in content] if isinstance(content, list) else []
+    return [part.get(kind) for part in parts if part.get("type") == kind]
 
 
 def _extra(delta: dict[str, Any], logprobs: Any) -> Extra | None:
     """What the choice says beside text, if it says anything."""
-    if not logprobs and _TEXT.issuperset(delta):
+    thought = _thought(delta.get("content"))
+    if not (logprobs or thought) and _TEXT.issuperset(delta):
         return None
     more = {name: value for name, value in delta.items() if name not in _TEXT and value}
     if calls := _objects(more.pop("tool_calls", None)):
         more["tool_calls"] = calls
-    reasoning = [_text(more.pop(name, None)) for name in _REASONING]
+    reasoning = [*(_text(more.pop(name, None)) for name in _REASONING), thought]
     if not (logprobs or more or any(reasoning)):
         return None
-    return Extra(reasoning=reasoning[0] or reasoning[1], delta=more, logprobs=_dict(logprobs) or None)
+    return Extra(reasoning=next(filter(None, reasoning), ""), delta=more, logprobs=_dict(logprobs) or None)
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
@@ -223,9 +239,9 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 def _finish_reason(reason: Any) -> FinishReason | None:
     if not isinstance(reason, str) or not reason:
         return None
-    if reason in _BROKEN:
+    if reason.lower() in _BROKEN:
         raise ChunkError(f"ended the answer with finish_reason {reason!r}")
-    return _FINISH_REASONS.get(reason, FinishReason.STOP)
+    return _FINISH_REASONS.get(reason.lower(), FinishReason.STOP)
 
 
 def _usage(usage: Any) -> Usage | None:
