@@ -186,6 +186,7 @@ async def test_a_redirect_is_not_followed() -> None:
     await runner.cleanup()
     assert error
     assert (error.status, error.phase, came) == (307, Phase.REFUSED, [])
+    assert error.message.endswith("it points to '/elsewhere/apply-template'; correct base_url")
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,12 @@ REFUSALS = [
         "text/html.*instead of an event stream",
     ),
     (answers(200, '{"error":{"message":"no credit","code":402}}'), 402, None, "no credit"),
-    (answers(302, "", Location="http://127.0.0.1:9/"), 302, None, "HTTP 302"),
+    (
+        answers(301, "<html>Moved</html>", Location="https://127.0.0.1:9/v1?key=secret"),
+        301,
+        None,
+        "HTTP 301: it points to 'https://127.0.0.1:9/v1'; correct base_url",
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from discostream.wire.openai_answer import AnswerReader
 
-__all__ = ["Body", "breach", "read_tail"]
+__all__ = ["Body", "breach", "pointed_to", "read_tail"]
 
 LOOK_EVERY_S = 0.5
 """How often it is looked for a connection that has failed, or is silent."""
@@ -22,6 +22,7 @@ TAIL_S = 2.0
 """How long a finished answer waits for its token counts before it counts as over."""
 REUSE_S = 0.05
 """How long it then waits for the response's end, without which the connection cannot be used again."""
+MOST_ADDRESS_CHARS = 200
 
 
 class Body:
@@ -98,6 +99,14 @@ def breach(error: Exception) -> str:
     # aiohttp's parser calls everything a 400, which nobody has answered.
     said = said.removeprefix("400, message:").strip().partition("\n")[0].rstrip(":")
     return said or type(error).__name__
+
+
+def pointed_to(response: aiohttp.ClientResponse) -> str | None:
+    """What to do about a redirect; none is followed, because a prompt goes where the settings say."""
+    where = response.headers.get("Location", "").partition("?")[0]
+    if not where or not 300 <= response.status < 400:
+        return None
+    return f"it points to {where[:MOST_ADDRESS_CHARS]!r}; correct base_url"
 
 
 async def read_tail(body: Body, answer: AnswerReader) -> None:

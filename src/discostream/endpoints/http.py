@@ -18,7 +18,7 @@ from yarl import URL
 
 from discostream.config import EndpointSettings
 from discostream.endpoints.base import Endpoint
-from discostream.endpoints.body import Body, breach, read_tail
+from discostream.endpoints.body import Body, breach, pointed_to, read_tail
 from discostream.endpoints.dialects import Refusals
 from discostream.endpoints.keys import api_key, redact
 from discostream.errors import ConfigError, EndpointError, Phase
@@ -139,7 +139,7 @@ class HttpEndpoint(Endpoint):
                 with Body(response, self._patience.read_timeout_s) as body:
                     if response.status < 300:
                         return self._checked(await self._whole(body))
-                    said, status = decode_error(await _beginning(body)), response.status
+                    said, status = _error_in(response, await _beginning(body)), response.status
                     what = f"answered with HTTP {status}: {said}"
                     raise self._failure(Phase.REFUSED, what, status, said.code, _retry_after_s(response))
         except _FOREIGN as error:
@@ -203,7 +203,7 @@ class HttpEndpoint(Endpoint):
         if response.status < 300 and kind.lower().startswith(self.streams):
             return
         said = await _beginning(body)
-        error = decode_error(said)
+        error = _error_in(response, said)
         status = response.status if response.status >= 300 else error.status
         if continuing and status in CANNOT_CONTINUE and error.code != CONTEXT_LENGTH_EXCEEDED:
             self._learn_from(str(error))
@@ -269,6 +269,11 @@ async def _beginning(body: Body) -> bytes:
         while len(said) < MAX_ERROR_BYTES and (data := await body.read()):
             said += data
     return bytes(said[:MAX_ERROR_BYTES])
+
+
+def _error_in(response: aiohttp.ClientResponse, said: bytes) -> ChunkError:
+    hint = pointed_to(response)
+    return decode_error(said) if hint is None else ChunkError(hint)
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> int | None:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from discostream.core.cost import ModelShape
-from discostream.endpoints.body import Body
+from discostream.endpoints.body import Body, pointed_to
 from discostream.engine.supervisor import EngineAddress
 from discostream.errors import EndpointError, Phase
 from discostream.types import Feature, Finish, FinishReason, Prefix, Request
@@ -244,7 +244,9 @@ class LlamaCppServer:
         ) as response:
             if response.status >= HTTPStatus.MULTIPLE_CHOICES:
                 said = await response.content.read(MAX_ERROR_BYTES)
-                raise _error_in(said, response.status).blame(self.endpoint, Phase.REFUSED, response.status)
+                hint = pointed_to(response)
+                error = _error_in(said, response.status) if hint is None else _Error(hint)
+                raise error.blame(self.endpoint, Phase.REFUSED, response.status)
             yield response
 
 
