@@ -162,11 +162,19 @@ async def test_an_abandoned_answer_is_cancelled_and_settled(tmp_path):
     assert [row.outcome for row in recent(tmp_path / "ledger.db", 5)] == ["cancelled"]
 
 
-@pytest.mark.parametrize("offsets", [{"laptop": 0.0}, {"laptop": 0.0, "cloud": 0.0}])
-async def test_nothing_of_an_answer_waits_for_the_collector(tmp_path, offsets):
+@pytest.mark.parametrize(
+    ("offsets", "script"),
+    [
+        ({"laptop": 0.0}, {}),
+        ({"laptop": 0.0, "cloud": 0.0}, {}),
+        ({"laptop": 0.0}, {"breaks_after": 1}),
+    ],
+    ids=["alone", "raced", "rescued"],
+)
+async def test_nothing_of_an_answer_waits_for_the_collector(tmp_path, offsets, script):
     """A hundred readers' answers would be megabytes of circles; one is gone as soon as nobody holds it."""
     policy = PolicySettings(name="offsets", offsets=offsets)
-    async with connect(msgspec.structs.replace(pair(tmp_path), policy=policy)) as disco:
+    async with connect(msgspec.structs.replace(pair(tmp_path, **script), policy=policy)) as disco:
         assert [piece.text async for piece in disco.stream("Count.")]
         gc.collect()
         gc.disable()

@@ -351,7 +351,7 @@ class Attempts:
 
     def _fail(self, attempt: LiveAttempt, error: EndpointError) -> None:
         never = isinstance(error, BudgetSpent)
-        attempt.error = error
+        attempt.error = error.with_traceback(None)  # which would hold the attempt, and so itself
         attempt.outcome = AttemptOutcome.NOT_STARTED if never else AttemptOutcome.FAILED
         self._pass(attempt, error, self._now())
 
