@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -16,7 +17,7 @@ from discostream.types import Delivered, Extra
 
 __all__ = ["Outlet", "PacedOutlet", "Sink"]
 
-WORDS_WAITING = 1024
+WORDS_WAITING, CHARS_WAITING = 1024, 1 << 17
 """Beyond so many, whoever brings more waits too, and so does its upstream."""
 
 
@@ -101,6 +102,7 @@ class PacedOutlet(Outlet):
         self._tokens_per_s = tokens_per_s
         self._max_lag_s = max_lag_s
         self._waiting: deque[_Word] = deque()
+        self._waiting_chars = 0
         self._released_at: float | None = None
         self._changed = anyio.Event()
         self._error: Exception | None = None
@@ -123,24 +125,28 @@ class PacedOutlet(Outlet):
         due_at = at + self._max_lag_s
         words = words_of(text, tokens) if extra is None else ((text, tokens),)
         self._waiting.extend(_Word(word, share, endpoint, due_at, extra) for word, share in words)
+        self._waiting_chars += len(text)
         self._tell()
 
     @property
     def is_full(self) -> bool:
         """Whether whoever brings more should wait, or be told what went wrong."""
-        return len(self._waiting) > WORDS_WAITING or self._error is not None
+        return self._holds_too_much() or self._error is not None
 
     async def room(self) -> None:
         """Wait until nobody has to."""
-        await self._until_waiting(WORDS_WAITING)
+        await self._while(self._holds_too_much)
 
     async def drain(self) -> None:
         """Wait until everything has left."""
-        await self._until_waiting(0)
+        await self._while(lambda: bool(self._waiting))
 
-    async def _until_waiting(self, at_most: int) -> None:
-        """Wait until no more words than that do; whoever waits is told what went wrong on their way out."""
-        while len(self._waiting) > at_most and self._error is None:
+    def _holds_too_much(self) -> bool:
+        return len(self._waiting) > WORDS_WAITING or self._waiting_chars > CHARS_WAITING
+
+    async def _while(self, waits: Callable[[], bool]) -> None:
+        """Wait while that is so; whoever waits is told what went wrong with words on their way out."""
+        while waits() and self._error is None:
             await self._changed.wait()
         if self._error is not None:
             raise self._error
@@ -165,6 +171,7 @@ class PacedOutlet(Outlet):
                 self._released_at = anyio.current_time()
                 super().put(word.text, word.tokens, word.endpoint, self._released_at, word.extra)
                 self._waiting.popleft()
+                self._waiting_chars -= len(word.text)
                 self._tell()
                 if self._sink.is_full:
                     await self._sink.room()
