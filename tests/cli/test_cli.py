@@ -288,24 +288,25 @@ def test_prompts_may_come_from_a_file_of_windows(tmp_path):
     """The mark that opens a file of Windows is no part of its first prompt."""
     config = write_scripted_pair(tmp_path)
     (tmp_path / "prompts.txt").write_bytes("First?\r\n\r\nSecond?\r\n".encode("utf-8-sig"))
-    done = disco("demo", "--json", "--config", str(config), "--prompts", "prompts.txt", folder=tmp_path)
+    quick = {f"DISCO_ENDPOINT__{name}__TTFT_S": "0.001" for name in ("LAPTOP", "CLOUD")}
+    wanted = ("--json", "--config", str(config), "--prompts", "prompts.txt", "--max-tokens", "1")
+    done = disco("demo", *wanted, folder=tmp_path, **quick)
     assert {answer["prompt"] for answer in json.loads(done.stdout)["answers"]} == {"First?", "Second?"}
 
 
-def test_the_doctor_is_in_colours_only_where_they_are_wanted(tmp_path):
-    """On a terminal it is; not where NO_COLOR is set, nor on a terminal that knows none."""
+def test_the_doctor_is_without_colours_where_they_are_not_wanted(tmp_path):
+    """On a terminal, too, where NO_COLOR is set."""
     write_scripted_pair(tmp_path)
-    assert "\x1b[32mok" in on_a_terminal("doctor", folder=tmp_path)[1]
-    for plain in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
-        assert "\x1b" not in on_a_terminal("doctor", folder=tmp_path, **plain)[1]
+    _, shown = on_a_terminal("doctor", folder=tmp_path, NO_COLOR="1")
+    assert "ok   policy" in shown
+    assert "\x1b" not in shown
 
 
 @in_a_shell
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
-def test_it_works_without_a_standard_stream(closed, tmp_path):
-    """Where standard input or output is closed, as some services start programs, a command does its work."""
+def test_it_works_without_standard_streams(tmp_path):
+    """Where standard input and output are closed, as by some services, a command does its work."""
     write_scripted_pair(tmp_path)
-    done = disco_in_a_shell(f"chat hi {closed}", tmp_path)
+    done = disco_in_a_shell("chat hi <&- >&-", tmp_path)
     assert done.returncode == 0, done.stderr
     assert totals(tmp_path / "ledger.db").requests == 1
 
