@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+import pytest
 
 TIMEOUT_S = 180.0
 """How long any command may take."""
@@ -72,6 +73,30 @@ def disco(
         )
         _, told, complained = (stream.read_text(encoding="utf-8") for stream in streams)
     return subprocess.CompletedProcess(arguments, status, told, complained)
+
+
+def on_a_terminal(*arguments: str, folder: Path, typed: bytes = b"", **environ: str) -> tuple[int, str]:
+    """Run one command with a terminal for everything; its status, and what the screen was sent."""
+    pty = pytest.importorskip("pty", reason="needs a POSIX terminal")
+    ours, theirs = pty.openpty()
+    os.write(ours, typed)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "discostream", *arguments],
+        cwd=folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "COLUMNS": "100", "TERM": "xterm", **environ},
+    )
+    os.close(theirs)
+    screen = b""
+    try:
+        while data := os.read(ours, 65536):
+            screen += data
+    except OSError:
+        pass  # how Linux says that the last writer has gone
+    os.close(ours)
+    return process.wait(timeout=60), screen.decode(errors="replace")
 
 
 def disco_anew(

@@ -366,16 +366,20 @@ def _convert(tree: Mapping[str, Any], table: type[Table], where: str) -> Table:
     try:
         return msgspec.convert(tree, table)
     except msgspec.ValidationError as error:
-        raise ConfigError(where + _explain(tree, str(error))) from None
+        raise ConfigError(where + _explain(tree, table, str(error))) from None
 
 
-def _explain(tree: Any, message: str) -> str:
+def _explain(tree: Any, table: type[Table], message: str) -> str:
     """Turn `Expected X - at `$.a[0].b`` into `a[0].b = value: expected X`."""
     what, _, path = message.partition(" - at `$")
     path = path.rstrip("`").removeprefix(".")
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", what):
+        path = f"{path}.{missing[1]}".removeprefix(".")
+        choices = _choices(table, path)
+        return f"{path}: is missing" + (f"; must be one of {choices}" if choices else "")
     if not path:
         return what[:1].lower() + what[1:]
-    what = f"must be one of {choices}" if (choices := _choices(path)) else what[:1].lower() + what[1:]
+    what = f"must be one of {choices}" if (choices := _choices(table, path)) else what[:1].lower() + what[1:]
     value = tree
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         try:
@@ -385,10 +389,10 @@ def _explain(tree: Any, message: str) -> str:
     return f"{path} = {value!r}: {what}"
 
 
-def _choices(path: str) -> str:
+def _choices(table: type[Table], path: str) -> str:
     """The values of a setting that takes only some, in words; empty for any other setting."""
-    table, _, name = re.sub(r"\[\d+\]", "", path).rpartition(".")
-    hint = get_type_hints(_table_called(table)).get(name)
+    called, _, name = re.sub(r"\[\d+\]", "", path).rpartition(".")
+    hint = get_type_hints(_table_called(called) if called else table).get(name)
     # Arguments are those of `… | None`, and theirs those of a tuple.
     for option in (hint, *(each for part in get_args(hint) for each in (part, *get_args(part)))):
         if get_origin(option) is Literal:
@@ -399,7 +403,7 @@ def _choices(path: str) -> str:
 
 
 def _table_called(name: str) -> Any:
-    """The class of one table of the settings, of those that are lists too; of all of them without a name."""
+    """The class of one table of the settings, of those that are lists too."""
     hint = get_type_hints(Settings).get(name, Settings)
     return next(iter(get_args(hint)), hint)
 
@@ -425,7 +429,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
-from processes import disco, disco_anew, disco_serve, write_scripted_pair
+from processes import disco, disco_anew, disco_serve, on_a_terminal, write_scripted_pair
 
+from discostream.cli import main
 from discostream.ledger.queries import totals
+
+in_a_shell = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+
+
+def disco_in_a_shell(command, folder):
+    """Run a command whose streams the shell redirects."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -m discostream {command}', sys.executable],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def complaint(done) -> str:
@@ -77,10 +94,15 @@ WRONG_SETTINGS = [
     (
         '[[endpoint]]\nname = "a"\nkind = "server"\ndialect = "openai"\nbase_url = "http://127.0.0.1:1/v1"\n'
         'continuation = "nonne"\n',
-        "continuation",
+        "continuation = 'nonne': must be one of none, continue_final_message, prefix, trailing_assistant",
+    ),
+    (
+        '[[endpoint]]\nname = "a"\ndialect = "scripted"\n',
+        "endpoint[0].kind: is missing; must be one of device, server",
     ),
     ("[cost]\nusd_per_joule = inf\n", "cost.usd_per_joule = inf"),
     ("not toml at all", "not valid TOML"),
+    (f"deep = {'[' * 5_000}", "not valid TOML: maximum recursion depth exceeded"),
 ]
 
 
@@ -260,3 +282,54 @@ def test_the_demo_does_not_break_what_the_settings_promise(tmp_path):
     done = disco("demo", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "is hard: disco demo keeps its account apart" in done.stderr
+
+
+def test_prompts_may_come_from_a_file_of_windows(tmp_path):
+    """The mark that opens a file of Windows is no part of its first prompt."""
+    config = write_scripted_pair(tmp_path)
+    (tmp_path / "prompts.txt").write_bytes("First?\r\n\r\nSecond?\r\n".encode("utf-8-sig"))
+    quick = {f"DISCO_ENDPOINT__{name}__TTFT_S": "0.001" for name in ("LAPTOP", "CLOUD")}
+    wanted = ("--json", "--config", str(config), "--prompts", "prompts.txt", "--max-tokens", "1")
+    done = disco("demo", *wanted, folder=tmp_path, **quick)
+    assert {answer["prompt"] for answer in json.loads(done.stdout)["answers"]} == {"First?", "Second?"}
+
+
+def test_the_doctor_is_without_colours_where_they_are_not_wanted(tmp_path):
+    """On a terminal, too, where NO_COLOR is set."""
+    write_scripted_pair(tmp_path)
+    _, shown = on_a_terminal("doctor", folder=tmp_path, NO_COLOR="1")
+    assert "ok   policy" in shown
+    assert "\x1b" not in shown
+
+
+@in_a_shell
+def test_it_works_without_standard_streams(tmp_path):
+    """Where standard input and output are closed, as by some services, a command does its work."""
+    write_scripted_pair(tmp_path)
+    done = disco_in_a_shell("chat hi <&- >&-", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert totals(tmp_path / "ledger.db").requests == 1
+
+
+@in_a_shell
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    """Output that the disk has no room for is a failure of one line."""
+    done = disco_in_a_shell("models >/dev/full", tmp_path)
+    assert (done.returncode, complaint(done)) == (1, "disco: cannot write: No space left on device")
+
+
+class Interrupting:
+    """Ctrl-C at the moment at which a module is looked for."""
+
+    def find_spec(self, name, *_):
+        if name == "discostream.cli.app":
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_it_is_loaded_ends_it_in_silence(monkeypatch):
+    """Whoever changes their mind at once gets the status of an interrupted command, and no traceback."""
+    monkeypatch.delitem(sys.modules, "discostream.cli.app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit, match="130"):
+        main()

@@ -36,6 +36,7 @@ from discostream.cli.plan.report import (
     TrafficBasis,
 )
 from discostream.cli.plan.screen import patience, show
+from discostream.cli.plan.sheets import comparison
 from discostream.cli.plan.survey import survey
 from discostream.cli.plan.words import (
     constraint_in_words,
@@ -688,6 +689,17 @@ def test_lines_fit_into_eighty_columns(real_report, capsys, monkeypatch):
     assert max(map(len, printed.splitlines())) <= 80
     assert "…" not in printed
     assert "\x1b" not in printed
+
+
+def test_a_narrow_terminal_loses_nothing(real_report, capsys, monkeypatch):
+    """On forty columns every policy keeps its name, and every figure all of its digits and its unit."""
+    monkeypatch.setenv("COLUMNS", "40")
+    show(real_report)
+    printed = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    cells = [cell.strip() for line in printed for cell in line]
+    for row in comparison(real_report).rows:
+        assert set(row[1:]) <= set(cells)
+        assert any(cell and row[0].startswith(cell) for cell in cells)
 
 
 def test_curves_are_drawn_on_a_terminal_only(real_report, capsys, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sqlite3
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import trio.testing
-from processes import disco, write_scripted_pair
+from processes import disco, on_a_terminal, write_scripted_pair
 
 from discostream.cli.probe import Tally, alone, probe_all
 from discostream.cli.profile import chosen_from, portray
@@ -61,30 +60,6 @@ async def probe(settings: Settings, count: int, name: str | None = None) -> list
 def attempts_known(settings: Settings) -> dict[str, int]:
     known = portray(settings, settings.endpoint)
     return {portrait.profile.name: portrait.experience.attempts for portrait in known}
-
-
-def on_a_terminal(*arguments: str, folder: Path, typed: bytes = b"", **environ: str) -> tuple[int, str]:
-    """Run one command with a terminal for everything; its status, and what the screen was sent."""
-    pty = pytest.importorskip("pty", reason="needs a POSIX terminal")
-    ours, theirs = pty.openpty()
-    os.write(ours, typed)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "discostream", *arguments],
-        cwd=folder,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "COLUMNS": "100", "TERM": "xterm", **environ},
-    )
-    os.close(theirs)
-    screen = b""
-    try:
-        while data := os.read(ours, 65536):
-            screen += data
-    except OSError:
-        pass  # how Linux says that the last writer has gone
-    os.close(ours)
-    return process.wait(timeout=60), screen.decode(errors="replace")
 
 
 def test_without_a_ledger_it_shows_what_is_believed(tmp_path):

@@ -45,6 +45,13 @@ def test_requests_are_listed_newest_first(ledger):
     assert lines(run(ledger)) == LIST.splitlines()
 
 
+def test_a_narrow_terminal_loses_nothing(ledger, capsys, monkeypatch):
+    """On forty columns lines are longer than the terminal is wide, and every cell is there."""
+    monkeypatch.setenv("COLUMNS", "40")
+    requests(ledger=ledger, last=20)
+    assert {*capsys.readouterr().out.replace("─", "").split()} == {*LIST.replace("─", "").split()}
+
+
 WHEN = f"{LOCAL:%m-%d %H:%M}"
 LIST = f"""\
 id       when        policy    outcome winner moved  TTFT s tokens   cost energy

@@ -78,7 +78,7 @@ def test_mistakes_with_presets_are_told() -> None:
     """An unknown preset is refused with the nearest known one, one that needs an address with its field."""
     with pytest.raises(ConfigError, match="endpoint 'e': preset = 'vlm': did you mean 'vllm'"):
         build("vlm")
-    with pytest.raises(ConfigError, match="missing required field `base_url`"):
+    with pytest.raises(ConfigError, match="endpoint 'e': base_url: is missing"):
         build("azure")
     with pytest.raises(ConfigError, match=r"preset = \['vllm'\]: expected `str`"):
         build(["vllm"], base_url="http://127.0.0.1:9/v1")

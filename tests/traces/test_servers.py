@@ -177,6 +177,8 @@ def test_many_paces_are_thinned_and_keep_their_mean(file):
         ("[1, 2]", "entry 1: must be a JSON object"),
         ('[{"ttft_s": 1}', "is not JSON"),
         ('{"ttft_s": 1}\n{"ttft_s":', "line 2: is not JSON"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth exceeded"),
+        (capture(dt_ms="[" * 100_000), "column 'dt_ms' = .*: must be a list of numbers"),
         (
             "latency,model\n1,a\n",
             r"it has the columns latency, model; wanted: ttft_s \(your own\); or ttft_ms",
@@ -469,6 +471,7 @@ def test_a_folder_is_searched_for_traces(file, tmp_path):
     file("devices.csv", "device,ttft_s,prefill_tokens_per_s\np,1,2\n")
     file("lengths.csv", "prompt_tokens\n1\n")
     file("broken.json", "[1,")
+    file("nested.json", "[" * 100_000)
     file("SOURCE.md", "# ttft_s\n")
     (tmp_path / "junk.gz").write_bytes(b"\x1f\x8b\xff")
     (tmp_path / "empty").touch()

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from discostream.cli.app import main
+import sys
 
-__all__ = ["main"]
+__all__ = ["INTERRUPTED", "main"]
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it in silence, even while it is still being loaded."""
+    try:
+        from discostream.cli.app import run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import signal
 import sys
 from typing import Annotated
@@ -11,12 +13,13 @@ from typing import Annotated
 import typer
 
 from discostream.cli import everyday, research, settled
-from discostream.cli.options import FAILURE, INTERRUPTED, USAGE
+from discostream.cli.options import FAILURE, USAGE
 from discostream.errors import ConfigError, DiscoError, RequestRejected
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run"]
 
 TERMINATED = 143
+STDERR = 2
 
 app = typer.Typer(
     name="disco",
@@ -31,8 +34,9 @@ for room in (everyday, settled, research):
     app.add_typer(room.commands)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line: a user's mistake ends in one line and status 2, a failure in status 1."""
+    _open_standard_streams()
     logging.basicConfig(format="disco: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that what is open gets closed
     for stream in (sys.stdout, sys.stderr):
@@ -44,11 +48,20 @@ def main() -> None:
         _die(error, USAGE)
     except DiscoError as error:
         _die(error, FAILURE)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _die(f"cannot write: {error.strerror}", FAILURE)
 
 
-def _die(error: DiscoError, status: int) -> None:
+def _open_standard_streams() -> None:
+    """Put nothing where one is closed: the next file would get its number, which libuv aborts on closing."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(opened, True)
+    os.close(opened)
+
+
+def _die(error: object, status: int) -> None:
     typer.echo(f"disco: {error}", err=True)
     sys.exit(status)
 

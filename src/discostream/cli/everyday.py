@@ -116,7 +116,9 @@ class _Announcement:
     epilog="Examples: disco chat 'Why is the sky blue?' · echo 'Name three rivers.' | disco chat -"
 )
 def chat(
-    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to ask; - reads it from standard input.")
+    ],
     config: Config = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message before it.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens.")] = None,
@@ -164,7 +166,7 @@ async def _chat(settings: Settings, messages: list[Any], wishes: dict[str, Any],
 
 @commands.command(epilog="Examples: disco models · disco models smollm2-135m-instruct · disco models --json")
 def models(
-    fetch: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Fetch this model.")] = None,
+    fetch: Annotated[str | None, typer.Argument(metavar="NAME", help="Fetch this model.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the models that the embedded engine knows by name, or fetch one."""
@@ -208,11 +210,12 @@ def doctor(
         probes = {"probes": [asdict(each) for each in probed]} if probe else {}
         typer.echo(json.dumps({"good": good, "checks": checks, **probes}))
     else:
+        from discostream.cli.screen import output
+
         for finding in findings:
-            typer.secho(
-                f"{'ok  ' if finding.good else 'FAIL'} ", fg="green" if finding.good else "red", nl=False
-            )
-            typer.echo(
+            word, colour = ("ok  ", "green") if finding.good else ("FAIL", "red")
+            output.print(word, style=colour, end=" ")
+            output.print(
                 f"{finding.check}: {finding.found}" + (f"\n     fix: {finding.fix}" if finding.fix else "")
             )
         if probed:
@@ -360,9 +363,11 @@ def _path_text(name: str) -> str | None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--prompts {path}: cannot be read: {error}") from None
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise ConfigError(f"--prompts {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--prompts {path}: is not UTF-8 text; save it as UTF-8") from None
     if not any(lines):
         raise ConfigError(f"--prompts {path}: there is no prompt in it; write one on each line")
     return [line for line in lines if line]

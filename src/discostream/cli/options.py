@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from discostream.cli import INTERRUPTED
+
 if TYPE_CHECKING:
     from discostream.config import Settings
 
@@ -23,7 +25,7 @@ __all__ = [
     "run_async",
 ]
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE, FAILURE = 2, 1
 
 Config = Annotated[
     Path | None,

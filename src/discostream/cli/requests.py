@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from discostream.cli.plan.words import energy, money, seconds, span
-from discostream.cli.screen import WIDEST, as_table, one_line, output
+from discostream.cli.screen import WIDEST, as_table, one_line, output, print_table
 from discostream.cli.timeline import LEGEND, timeline, words
 from discostream.ledger.queries import RecordedRequest, Settled
 from discostream.types import Attempt, Migration
@@ -29,7 +29,7 @@ say = partial(output.print, soft_wrap=False)
 def show_all(requests: Sequence[RecordedRequest], called: Mapping[str, str], now: datetime) -> None:
     """Print a list, newest first."""
     if requests:
-        say(listing(requests, called, now))
+        print_table(listing(requests, called, now))
     else:
         say("No settled request is like that.")
 
@@ -88,7 +88,7 @@ def show(settled: Settled) -> None:
         say(Padding(Text(_seam(migration)), INDENT))
     say()
     rows = [_attempt(attempt) for attempt in settled.attempts]
-    say(Padding(as_table(ATTEMPTS, rows, words=1, folding=("endpoint",)), INDENT))
+    print_table(as_table(ATTEMPTS, rows, words=1, folding=("endpoint",)), INDENT[3])
     for attempt in settled.attempts:
         for remark in _remarks(attempt):
             say(Padding(Text(remark), INDENT))

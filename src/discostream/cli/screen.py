@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -35,6 +38,7 @@ __all__ = [
     "output",
     "plot",
     "print_answer",
+    "print_table",
     "progress_bar",
     "summary",
 ]
@@ -42,7 +46,12 @@ __all__ = [
 SEAM = " ‖ "
 CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 WIDEST, PLOT_LINES = 100, 16
+FOLDED = 8
+"""So many letters of a word stay together, however narrow its column."""
 COLOURS = {Kind.DEVICE: "green", Kind.SERVER: "blue"}
+
+UNBOUNDED = 10_000
+"""Columns of a terminal that nothing is too wide for."""
 
 output = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -81,14 +90,28 @@ def as_table(
     folding: Collection[str],
     gap: int = 2,
 ) -> Table:
-    """Rows under headings: the first columns hold words, the others figures; some fold where it is narrow."""
+    """Rows under headings: the first columns hold words, the others figures.
+
+    Where it is narrow some columns fold, and nothing is cut: the table can be wider (`print_table`).
+    """
+    rows = [*rows]
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, gap - 1, 0, 0), header_style="dim")
     for index, column in enumerate(columns):
         justify: JustifyMethod = "left" if index < words else "right"
-        table.add_column(column, justify=justify, no_wrap=column not in folding, overflow="fold")
+        folds = column in folding
+        widest = max(map(cell_len, (column, *(str(row[index]) for row in rows))))
+        least = min(widest, FOLDED) if folds else widest
+        table.add_column(column, justify=justify, no_wrap=not folds, overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def print_table(table: Table, indent: int = 0) -> None:
+    """Print all of a table; where the terminal is narrower than that takes, its lines wrap."""
+    least = Measurement.get(output, output.options.update(width=UNBOUNDED), table).minimum
+    wide = Console(highlight=False, markup=False, width=max(output.width, indent + least))
+    wide.print(Padding(table, (0, 0, 0, indent), expand=False))
 
 
 def legend() -> Text:

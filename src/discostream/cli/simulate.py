@@ -15,11 +15,10 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 from msgspec.structs import fields
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from discostream.cli.plan.words import energy, money, percent, seconds
-from discostream.cli.screen import count_bar, errors, output
+from discostream.cli.screen import as_table as as_words
+from discostream.cli.screen import count_bar, errors, output, print_table
 from discostream.config import suggest
 from discostream.core.plugins import policy_names
 from discostream.errors import ConfigError
@@ -174,12 +173,7 @@ def as_csv(judged: Sequence[Judged]) -> str:
 def show(cases: Sequence[Case], judged: Sequence[Judged]) -> None:
     """Two tables, and what they rest on."""
     for sheet in _sheets([one.figures for one in judged]):
-        table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-        for index, column in enumerate(sheet.columns):
-            table.add_column(column, justify="left" if index < sheet.words else "right", no_wrap=True)
-        for row in sheet.rows:
-            table.add_row(*row)
-        output.print(table, soft_wrap=False)
+        print_table(as_words(sheet.columns, sheet.rows, words=sheet.words, folding=()))
         output.print()
     for sentence in (MEANINGS, *_rests_on(cases[0], judged[0].figures)):
         output.print(sentence, style="dim", soft_wrap=True)

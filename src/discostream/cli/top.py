@@ -12,11 +12,12 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from discostream.cli.plan.words import energy, money, percent, seconds, span
 from discostream.cli.requests import listing
-from discostream.cli.screen import as_table, output
+from discostream.cli.screen import as_table, output, print_table
 from discostream.config import Settings
 from discostream.core.budget import POLICY_SHARE, Budget, Resource, Window, budgets_from
 from discostream.ledger.activity import Activity, EndpointActivity, Ttft, activity
@@ -119,7 +120,11 @@ def as_json(glance: Glance) -> dict[str, Any]:
 
 def show(glance: Glance) -> None:
     """Print it."""
-    output.print(_drawn(glance), soft_wrap=False)
+    for part in _drawn(glance).renderables:
+        if isinstance(part, Table):
+            print_table(part)
+        else:
+            output.print(Group(part), soft_wrap=False)
 
 
 def watch(looking: Callable[[], Glance]) -> None:
@@ -131,7 +136,7 @@ def watch(looking: Callable[[], Glance]) -> None:
             time.sleep(EVERY_S)
 
 
-def _drawn(glance: Glance) -> RenderableType:
+def _drawn(glance: Glance) -> Group:
     activity = glance.activity
     parts: list[RenderableType] = [_heading(glance), *map(Text, _sentences(glance))]
     if activity.endpoints:

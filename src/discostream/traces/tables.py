@@ -143,7 +143,7 @@ class Table:
         cell = self.columns[name][row]
         try:
             values = np.array(msgspec.json.decode(cell) if isinstance(cell, str) else cell, np.float64)
-        except (TypeError, ValueError, msgspec.DecodeError):
+        except (TypeError, ValueError, msgspec.DecodeError, RecursionError):
             values = np.array(math.nan)
         if values.ndim != 1 or not np.all(np.isfinite(values) & (values >= 0)):
             raise self.wrong(row, name, "must be a list of numbers of at least 0")
@@ -175,9 +175,9 @@ def columns_of(path: Path) -> list[str]:
         if line.startswith(b"["):
             return list(read_table(path).columns)
         if line.startswith(b"{"):
-            return list(msgspec.json.decode(line))
+            return list(_decoded(line, str(path)))
         return [name.strip() for name in next(csv.reader([line.decode("utf-8-sig")]), [])]
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error, msgspec.DecodeError, ConfigError):
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error, ConfigError):
         return []
 
 
@@ -245,10 +245,10 @@ def _refuse_none(path: Path, rows: Sequence[Any]) -> None:
         raise ConfigError(f"{path}: has no rows; a file needs at least one")
 
 
-def _decoded(text: str, where: str) -> Any:
+def _decoded(text: str | bytes, where: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{where}: is not JSON: {error}") from None
 
 

@@ -7,15 +7,13 @@ from contextlib import contextmanager
 from functools import partial
 from threading import Timer
 
-from rich.box import SIMPLE_HEAD
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from discostream.cli.plan.report import Curve, Point, Report
 from discostream.cli.plan.sheets import comparison, endpoints, remarks, table
 from discostream.cli.plan.words import headline, percent, rests_on, worth_in_words
-from discostream.cli.screen import Axis, Series, errors, output, plot
+from discostream.cli.screen import Axis, Series, as_table, errors, output, plot, print_table
 from discostream.sim.page import Sheet
 from discostream.types import Kind
 
@@ -59,19 +57,10 @@ def show(report: Report) -> None:
 def _section(title: str, sheet: Sheet | None, sentences: Iterable[str] = ()) -> None:
     say(Text(f"\n{title}", "bold"))
     if sheet:
-        say(Padding(_as_table(sheet), INDENT))
+        words = sheet.columns[: sheet.words]
+        print_table(as_table(sheet.columns, sheet.rows, words=sheet.words, folding=words), INDENT[3])
     for sentence in sentences:
         say(Padding(Text(sentence), INDENT))
-
-
-def _as_table(sheet: Sheet) -> Table:
-    drawn = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for index, column in enumerate(sheet.columns):
-        is_figure = index >= sheet.words
-        drawn.add_column(column, justify="right" if is_figure else "left", no_wrap=is_figure, overflow="fold")
-    for row in sheet.rows:
-        drawn.add_row(*row)
-    return drawn
 
 
 def _plot(what: str, curves: Iterable[Curve], kind: Kind, height: Callable[[Point], float]) -> None:
