@@ -54,7 +54,7 @@ from discostream.session.pins import pinned_by_needs, refuse_impossible_pins, re
 from discostream.session.planner import Planner
 from discostream.session.power import PowerSupply, battery_wh
 from discostream.session.purse import Balance, Purse
-from discostream.types import PROBE, Request, Sampling
+from discostream.types import MOST_TOKENS, PROBE, Request, Sampling
 from discostream.wire.openai_schema import needs_of
 
 __all__ = ["FAILED", "READY", "STARTING", "Answer", "Disco", "connect"]
@@ -299,12 +299,13 @@ class Disco:
 
         Raises:
             RequestRejected: There is no message, one is not a message or not Unicode, there is no such
-                model, `max_tokens` is not positive, `extra_body` repeats an argument, or what is asked of
+                model, `max_tokens` is out of bounds, `extra_body` repeats an argument, or what is asked of
                 the policy, of a share, of privacy or of endpoints cannot be had.
             NotConnected: Outside of `async with`.
         """
-        if max_tokens is not None and max_tokens < 1:
-            raise RequestRejected(f"max_tokens = {max_tokens}: must be at least 1", param="max_tokens")
+        if max_tokens is not None and not 1 <= max_tokens <= MOST_TOKENS:
+            message = f"max_tokens = {max_tokens}: must be at least 1, and at most {MOST_TOKENS}"
+            raise RequestRejected(message, param="max_tokens")
         stops = tuple(text for text in ([stop] if isinstance(stop, str) else stop or ()) if text)
         sampling = Sampling(
             temperature=temperature,

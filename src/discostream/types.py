@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 __all__ = [
+    "MOST_TOKENS",
     "PROBE",
     "Attempt",
     "AttemptOutcome",
@@ -37,6 +38,9 @@ __all__ = [
     "Sampling",
     "Start",
 ]
+
+MOST_TOKENS = 2**31 - 1
+"""What a request may ask for at the most; servers keep the number in 32 bits."""
 
 PROBE = "probe"
 """The policy under which requests are recorded that only measured an endpoint."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -18,7 +19,7 @@ from discostream.traces.paces import strata
 from discostream.traces.packets import Capture, token_times
 from discostream.traces.servers import KINDS, ServerTrace, find_traces, read_trace
 from discostream.traces.streams import Streams
-from discostream.traces.tables import read_table
+from discostream.traces.tables import LONGEST_CELL, read_table
 
 DATA = Path(os.environ.get("DISCO_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 with_traces = pytest.mark.skipif(
@@ -206,7 +207,7 @@ def test_what_cannot_be_read_is_told(file, text, message):
         (bytes(range(256)), "is not text"),
         (b"\x1f\x8b\x08 no gzip at all", "cannot be read"),
         (gzip.compress(b"ttft_s\n" + b"1.25\n" * 1000, mtime=0)[:-20], "cannot be read"),
-        (b'ttft_s,error\n1,"' + b"x" * 200_000 + b'"\n', "line 2: is not CSV"),
+        (b'ttft_s,error\n1,"' + b"x" * (LONGEST_CELL + 1) + b'"\n', "line 2: is not CSV"),
     ],
 )
 def test_damaged_files_are_told(tmp_path, raw, message):
@@ -220,7 +221,7 @@ def test_what_is_not_there_is_told(tmp_path):
     """A missing file, a folder and a wrong name each get their own sentence, with the nearest right name."""
     with pytest.raises(ConfigError, match="did you mean 'builtin:gpt-4o'"):
         read_trace("gpt-4o")
-    with pytest.raises(ConfigError, match="no such profile; did you mean 'gpt-4o'"):
+    with pytest.raises(ConfigError, match="no such profile; did you mean 'builtin:gpt-4o'"):
         read_trace("builtin:gpt4o")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read_trace(str(tmp_path))
@@ -577,3 +578,11 @@ def test_packets_keep_the_pace_of_the_built_in_profile(series, name):
     """The median pace of replayed gaps is that of the profile, made without packets, to 4 %."""
     streams = read_trace(str(DATA / "whisper-leak" / f"requests-{series}.csv.gz")).streams
     assert streams.tokens_per_s == pytest.approx(builtin_profiles()[name].tokens_per_s, rel=0.04)
+
+
+def test_a_prompt_of_a_long_context_fits_a_cell(tmp_path):
+    """A CSV's cell may hold more than Python's 131,072 characters, and other readers keep theirs."""
+    limit = csv.field_size_limit()
+    (tmp_path / "long.csv").write_text('ttft_s,error\n1,"' + "x" * 200_000 + '"\n')
+    assert len(read_trace(str(tmp_path / "long.csv"))) == 1
+    assert csv.field_size_limit() == limit

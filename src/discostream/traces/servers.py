@@ -174,7 +174,8 @@ def whole_tokens(tokens: Floats) -> Floats:
 def _builtin(name: str) -> ServerTrace:
     profiles = builtin_profiles()
     if name not in profiles:
-        raise ConfigError(f"server trace {BUILTIN + name!r}: no such profile; {suggest(name, profiles)}")
+        named, known = BUILTIN + name, [BUILTIN + each for each in profiles]
+        raise ConfigError(f"server trace {named!r}: no such profile; {suggest(named, known)}")
     profile, rng = profiles[name], np.random.default_rng(0)
     ttft_s = rng.permutation(strata(profile.ttft, BUILTIN_REQUESTS))
     lengths = profile.output_tokens

@@ -7,7 +7,8 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 LONGEST_LINE = 1 << 22
 """Bytes of a first line that are looked at; a line with every packet of a long answer has some 40,000."""
+
+LONGEST_CELL = 1 << 24
+"""Characters of a CSV's cell, in place of Python's 131,072: a prompt of a long context has more."""
 
 MOST = 1e15
 """No time, length or moment is more, and sums of them are still numbers."""
@@ -206,10 +210,11 @@ def _of_csv(path: Path, text: str) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""))
     rows, lines = [], []
     try:
-        header = [name.strip() for name in next(reader)]
-        for row in filter(None, reader):
-            rows.append(row)
-            lines.append(reader.line_num)
+        with _long_cells():
+            header = [name.strip() for name in next(reader)]
+            for row in filter(None, reader):
+                rows.append(row)
+                lines.append(reader.line_num)
     except csv.Error as error:
         raise ConfigError(f"{path}: line {reader.line_num}: is not CSV: {error}") from None
     _refuse_none(path, rows)
@@ -219,6 +224,15 @@ def _of_csv(path: Path, text: str) -> Table:
         if len(row) != len(header):
             raise ConfigError(f"{path}: line {line}: has {len(row)} cells under {len(header)} columns")
     return Table(str(path), dict(zip(header, zip(*rows, strict=True), strict=True)), lines)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _of_list(path: Path, text: str) -> Table:

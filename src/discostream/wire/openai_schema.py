@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from discostream.errors import RequestRejected
-from discostream.types import Feature, Message, Request, Sampling
+from discostream.types import MOST_TOKENS, Feature, Message, Request, Sampling
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -32,7 +32,7 @@ DEFAULT_MODEL = "disco"
 COMPLETION_TOKENS = 16
 """The most tokens of a raw completion that names no limit, as OpenAI's API has it."""
 
-TokenLimit = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenLimit = Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
 StopString = Annotated[str, Meta(min_length=1)]
 Value = TypeVar("Value")
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
