@@ -303,6 +303,7 @@ class Disco:
                 the policy, of a share, of privacy or of endpoints cannot be had.
             NotConnected: Outside of `async with`.
         """
+        self._connection.require_open()
         if max_tokens is not None and max_tokens < 1:
             raise RequestRejected(f"max_tokens = {max_tokens}: must be at least 1", param="max_tokens")
         stops = tuple(text for text in ([stop] if isinstance(stop, str) else stop or ()) if text)
