@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import sqlite3
+import threading
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -18,12 +23,15 @@ from discostream.errors import (
     AllEndpointsFailed,
     AnswerInterrupted,
     ConfigError,
+    DiscoError,
     NotConnected,
     RequestRejected,
 )
 from discostream.ledger.queries import recent
+from discostream.ledger.store import Ledger
 from discostream.library import Disco, connect
 from discostream.session.planner import Planner
+from discostream.types import Finish, FinishReason
 
 pytestmark = pytest.mark.anyio
 
@@ -248,6 +256,73 @@ async def test_outside_of_the_connection_nothing_streams(tmp_path):
         pass
     with pytest.raises(NotConnected):
         disco.stream("Count.")
+    with pytest.raises(NotConnected):
+        await anyio.to_thread.run_sync(disco.stream, "Count.")  # where no event loop runs
+
+
+async def test_a_connection_is_entered_once_at_a_time(tmp_path):
+    """Whoever enters it a second time is refused, does the first no harm, and may enter it afterwards."""
+    disco = connect(pair(tmp_path))
+    async with disco:
+        with pytest.raises(DiscoError, match="connected already"):
+            await disco.__aenter__()
+        assert len([piece async for piece in disco.stream("Count.")]) == 3
+    async with disco:
+        assert len([piece async for piece in disco.stream("Count.")]) == 3
+
+
+async def test_a_ledger_that_could_not_be_opened_may_be_tried_again(tmp_path):
+    """A connection whose ledger was in the way of something is entered once that has gone."""
+    (tmp_path / "ledger.db").mkdir()
+    disco = connect(pair(tmp_path))
+    with pytest.raises(ConfigError, match="unable to open"):
+        await disco.__aenter__()
+    (tmp_path / "ledger.db").rmdir()
+    async with disco:
+        assert len([piece async for piece in disco.stream("Count.")]) == 3
+
+
+async def test_opening_a_locked_ledger_holds_up_nobody_else(tmp_path):
+    """While another program has locked the file, all other tasks of the event loop go on."""
+    path = tmp_path / "ledger.db"
+    Ledger(path).close()
+    longest_s = 0.0
+
+    async def tick():
+        nonlocal longest_s
+        while True:
+            before = time.monotonic()
+            await anyio.sleep(0.01)
+            longest_s = max(longest_s, time.monotonic() - before)
+
+    async def release():
+        await anyio.sleep(0.6)
+        other.execute("ROLLBACK")
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            tasks.start_soon(release)
+            async with connect(pair(tmp_path)) as disco:
+                assert len([piece async for piece in disco.stream("Count.")]) == 3
+            tasks.cancel_scope.cancel()
+    assert longest_s < 0.4
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_connection_that_was_given_up_while_it_opened_leaves_nothing(tmp_path):
+    """A timeout of asyncio's own, which passes by every shield, leaves no thread and no open file behind."""
+    path = tmp_path / "ledger.db"
+    Ledger(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connect(pair(tmp_path)).__aenter__(), 0.05)
+        other.execute("ROLLBACK")
+        with anyio.fail_after(5.0):
+            while any(thread.name == "disco-ledger" for thread in threading.enumerate()):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
 
 
 async def test_the_callers_own_error_comes_through(tmp_path):
@@ -286,6 +361,24 @@ async def test_defects_of_endpoints_stay_theirs(tmp_path, monkeypatch, caplog):
     assert sorted(closed) == ["cloud", "laptop"]
     assert "prepare raised" in caplog.text
     assert "could not be closed" in caplog.text
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_adapters_own_cancellation_is_its_failure(tmp_path, monkeypatch, caplog):
+    """A task of its own that somebody cancelled breaks an endpoint; another one answers."""
+
+    async def cancelled(self, request, prefix):
+        work = asyncio.ensure_future(asyncio.sleep(9.0))
+        asyncio.get_running_loop().call_soon(work.cancel)
+        await work
+        yield Finish(FinishReason.STOP)
+
+    async with connect(pair(tmp_path)) as disco:
+        monkeypatch.setattr(scripted(disco, "laptop"), "generate", partial(cancelled, None))
+        answer = disco.stream("Count.")
+        assert "".join([piece.text async for piece in answer]) == "FOUR FIVE SIX"
+    assert [attempt.outcome.value for attempt in answer.outcome.attempts] == ["failed", "won"]
+    assert "raised what it should have translated" in caplog.text
 
 
 async def test_other_rules_share_the_connection(tmp_path):
@@ -348,6 +441,21 @@ async def test_whoever_wants_to_know_is_told_of_what_was_settled(tmp_path, caplo
             pass
         assert told[1:] == [(abandoned.request, abandoned.outcome)]
     assert caplog.text.count("could not be told of its outcome") == 2
+
+
+async def test_one_that_takes_itself_off_hides_nothing_from_the_next(tmp_path):
+    """A callable that wants to be told once only may leave the list while it is told."""
+    told = []
+
+    def once(request, outcome):
+        told.append("once")
+        disco.on_settled.remove(once)
+
+    async with connect(pair(tmp_path)) as disco:
+        disco.on_settled += [once, lambda request, outcome: told.append("always")]
+        for _ in range(2):
+            assert len([piece async for piece in disco.stream("Count.")]) == 3
+    assert told == ["once", "always", "always"]
 
 
 @pytest.mark.parametrize("messages", [[], ["hi"], [{"role": "user"}], [{"role": "user", "content": 3}]])

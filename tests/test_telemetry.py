@@ -319,6 +319,19 @@ async def test_a_programs_own_span_is_the_parent(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_an_attribute_has_one_type_whatever_a_program_says(tmp_path: Path) -> None:
+    """What the conventions call a double is one where a program writes a whole number."""
+    seen = Seen()
+    async with connect(world(tmp_path, CLOUD)) as connection:
+        seen.observe(connection)
+        async with connection.stream("Hi", temperature=0, top_p=1, presence_penalty=0, frequency_penalty=0):
+            pass
+    (span,) = (span for span in seen.spans if span.name == "chat disco")
+    said = ["temperature", "top_p", "presence_penalty", "frequency_penalty"]
+    assert {type(span.attributes[f"gen_ai.request.{name}"]) for name in said} == {float}
+
+
+@pytest.mark.anyio
 async def test_by_default_the_global_providers_are_told(tmp_path: Path) -> None:
     """Without an SDK that is nobody, and requests are answered all the same."""
     async with connect(world(tmp_path, CLOUD)) as connection:

@@ -303,6 +303,7 @@ class Disco:
                 the policy, of a share, of privacy or of endpoints cannot be had.
             NotConnected: Outside of `async with`.
         """
+        self._connection.require_open()
         if max_tokens is not None and not 1 <= max_tokens <= MOST_TOKENS:
             message = f"max_tokens = {max_tokens}: must be at least 1, and at most {MOST_TOKENS}"
             raise RequestRejected(message, param="max_tokens")

@@ -290,6 +290,18 @@ async def test_a_model_that_does_not_exist_is_refused(llamacpp: Build) -> None:
         llamacpp(model="smollm2-135m")
 
 
+async def test_a_model_that_has_gone_fails_the_connection(llamacpp: Build, tmp_path: Path) -> None:
+    """A file that was there when the settings were read, on a drive since unplugged, is told as missing."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    endpoint = llamacpp(model=str(file))
+    file.unlink()
+    with pytest.raises(EndpointError, match=r"model\.gguf: no such file") as raised:
+        await endpoint.prepare()
+    assert raised.value.phase is Phase.CONNECT
+    await endpoint.aclose()
+
+
 async def test_a_broken_model_fails_the_connection(llamacpp: Build, tmp_path: Path) -> None:
     """A file that the engine cannot load is the endpoint's failure, not a crash."""
     file = tmp_path / "model.gguf"

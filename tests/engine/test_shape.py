@@ -47,3 +47,10 @@ def test_a_remembered_shape_that_is_unreadable_is_read_anew(smollm2_path: Path) 
     remembered.parent.mkdir(parents=True)
     remembered.write_text("{")
     assert model_shape(smollm2_path).layers == 30
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(smollm2_path: Path, tmp_path: Path) -> None:
+    """Where nothing can be remembered, nor tidied up behind the attempt, the shape is there all the same."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "shapes").touch()
+    assert model_shape(smollm2_path).layers == 30

@@ -196,6 +196,36 @@ async def test_a_file_that_stops_being_writable_fails_every_outcome_that_waits(p
     assert written(path) == {"d"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+@pytest.mark.parametrize("leftovers", [False, True])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_ledger_that_was_removed_begins_anew(path, outcome, leftovers):
+    """Who removes the file, its journal with it or not, removes what it held and nothing that comes after."""
+    with Ledger(path) as ledger:
+        await ledger.record(outcome(request_id="old"))
+        for file in [path] if leftovers else path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        await ledger.record(outcome(request_id="new"))
+        assert written(path) == {"new"}
+    assert rows(path, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved there")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_ledger_that_was_put_away_is_whole(path, outcome):
+    """A file that was renamed keeps what it held; that none can be made there is told, until one can be."""
+    away = path.with_name("away.db")
+    with Ledger(path) as ledger:
+        await ledger.record(outcome(request_id="old"))
+        path.rename(away)
+        path.mkdir()
+        with pytest.raises(ConfigError, match=r"ledger\.path = .*unable to open"):
+            await ledger.record(outcome(request_id="lost"))
+        path.rmdir()
+        await ledger.record(outcome(request_id="new"))
+    assert (written(away), written(path)) == ({"old"}, {"new"})
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
     [

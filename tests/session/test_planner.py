@@ -221,6 +221,26 @@ def test_a_table_that_would_fail_later_is_refused_when_it_is_made(longest, weigh
         planner.outlook(0.0)
 
 
+@pytest.mark.parametrize(
+    ("longest", "offsets", "weights", "endpoints"),
+    [
+        (1, (1, 1, 1), (1, 1), ("cloud", "cloud")),
+        (1, (1, 1), (1, 1), ("cloud",)),
+        (1, (1, 2, 1), (1, 1), ("cloud",)),
+        (2, (1, 1, 1), (1, 1), ("cloud",)),
+        (1, (1, 1), (1,), ("cloud",)),
+    ],
+)
+def test_a_table_that_does_not_fit_itself_is_refused_when_it_is_made(longest, offsets, weights, endpoints):
+    """A table whose rows, actions and endpoints differ from one figure to the next fails every request."""
+    rows = np.append(np.arange(longest - 1.0), np.inf)
+    table = PlanTable("odd", endpoints, rows, np.zeros(offsets), np.ones(weights))
+    planner = a_planner(Sight(), Later())
+    planner._policy = lambda known, settings: table
+    with pytest.raises(ConfigError, match="do not fit each other"):
+        planner.outlook(0.0)
+
+
 FOLLOWED = Allowance(POLICY_SHARE, Resource.SHARE, Kind.DEVICE, 0.9)
 
 

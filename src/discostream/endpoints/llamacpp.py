@@ -285,7 +285,7 @@ class _Attempt:
             raise EndpointError(
                 self.endpoint, error.phase, message, status=error.status, code=error.code
             ) from error
-        except EngineError as error:
+        except (ConfigError, EngineError) as error:  # a file may have gone since the settings were checked
             raise EndpointError(self.endpoint, Phase.CONNECT, str(error)) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise EndpointError(self.endpoint, Phase.CONNECT, f"cannot connect: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ def _remember(shape: ModelShape, remembered: Path) -> None:
         remembered.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(msgspec.json.encode(shape))
         os.replace(part, remembered)
-    except OSError:
-        part.unlink(missing_ok=True)  # a cache that cannot be written costs time, nothing else
+    except OSError:  # a cache that cannot be written costs time, nothing else
+        with suppress(OSError):
+            part.unlink()
 
 
 def _read_shape(path: Path) -> ModelShape:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -62,6 +64,7 @@ class Ledger:
         )
         self._writer.start()
         opened.result()
+        weakref.finalize(self, self._inbox.put, None)  # whoever gave up waiting for it cannot close it
 
     async def record(self, outcome: Outcome, at_s: float | None = None) -> None:
         """Return once the outcome and its attempts are committed.
@@ -124,15 +127,54 @@ class _Entry:
 
 def _write(path: Path, opened: Future[None], inbox: queue.SimpleQueue[_Entry | None]) -> None:
     """Be the writer thread: open the file, then commit groups until the inbox is closed."""
-    try:
-        connection = _open(path)
-    except BaseException as error:
-        opened.set_exception(error)
-        return
-    with closing(connection):
+    with closing(_File(path)) as file:
+        try:
+            file.connection()
+        except BaseException as error:
+            opened.set_exception(error)
+            return
         opened.set_result(None)
         for group in _groups(inbox):
-            _commit(connection, path, group)
+            _commit(file, group)
+
+
+class _File:
+    """The ledger's file. It is opened anew once somebody has removed it, or put another in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
+        self._opened: os.stat_result
+
+    def connection(self) -> sqlite3.Connection:
+        """To the file that is there now.
+
+        Raises:
+            ConfigError: It cannot be opened.
+        """
+        if self._connection is None or not self._is_there():
+            self._part()
+            connection = _open(self.path)
+            self._opened, self._connection = self.path.stat(), connection
+        return self._connection
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(self._opened, self.path.stat())
+        except OSError:
+            return False
+
+    def _part(self) -> None:
+        """Let go of a file that is elsewhere now, or nowhere; its journal stays here, and will be lost."""
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint")
+        self.close()
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -193,25 +235,28 @@ def _groups(inbox: queue.SimpleQueue[_Entry | None]) -> Iterator[list[_Entry]]:
             entry = inbox.get()
 
 
-def _commit(connection: sqlite3.Connection, path: Path, group: list[_Entry]) -> None:
+def _commit(file: _File, group: list[_Entry]) -> None:
     """Write a group in one transaction; where one outcome spoils it, one by one, so that only it fails."""
     try:
-        _insert_all(connection, group)
+        _insert_all(file.connection(), group)
     except Exception as error:
-        if len(group) > 1 and not _is_the_files_fault(error):
+        fault = _fault(file.path, error)
+        if len(group) > 1 and not isinstance(fault, ConfigError):
             for entry in group:
-                _commit(connection, path, [entry])
+                _commit(file, [entry])
             return
         for entry in group:
-            entry.settle(_unusable(path, error) if _is_the_files_fault(error) else error)
+            entry.settle(fault)
     else:
         for entry in group:
             entry.settle()
 
 
-def _is_the_files_fault(error: Exception) -> bool:
-    """Not the outcome's: a value that the schema refuses is a bug of ours, and is raised as it is."""
-    return isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
+def _fault(path: Path, error: Exception) -> Exception:
+    """What the file is to blame for, told as such; a value that the schema refuses is a bug of ours."""
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+        return _unusable(path, error)
+    return error
 
 
 def _insert_all(connection: sqlite3.Connection, group: list[_Entry]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections import Counter, deque
@@ -346,8 +347,11 @@ class Attempts:
             except EndpointError as error:
                 self._fail(attempt, error)
             except Exception as error:
-                log.exception("%r: the adapter raised what it should have translated", attempt.endpoint)
-                self._fail(attempt, _broke(attempt, f"{type(error).__name__}: {error}"))
+                self._fail(attempt, _untranslated(attempt, error))
+            except anyio.get_cancelled_exc_class() as error:
+                if not _is_stray():
+                    raise
+                self._fail(attempt, _untranslated(attempt, error))
 
     def _fail(self, attempt: LiveAttempt, error: EndpointError) -> None:
         never = isinstance(error, BudgetSpent)
@@ -359,3 +363,16 @@ class Attempts:
 def _broke(attempt: LiveAttempt, message: str) -> EndpointError:
     phase = Phase.PREFILL if attempt.first_at is None else Phase.DECODE
     return EndpointError(attempt.endpoint.name, phase, message)
+
+
+def _untranslated(attempt: LiveAttempt, error: BaseException) -> EndpointError:
+    log.exception("%r: the adapter raised what it should have translated", attempt.endpoint)
+    return _broke(attempt, f"{type(error).__name__}: {error}")
+
+
+def _is_stray() -> bool:
+    """Whether a cancellation is of the adapter's own making, such as a task of its own that was cancelled."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return False
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()

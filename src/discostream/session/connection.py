@@ -8,10 +8,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from discostream.endpoints.base import Endpoint
-from discostream.errors import EndpointError, NotConnected
+from discostream.errors import DiscoError, EndpointError, NotConnected
 from discostream.ledger.store import Ledger
 
 __all__ = ["FAILED", "READY", "STARTING", "Connection"]
@@ -32,11 +33,24 @@ class Connection:
         self._stack = AsyncExitStack()
         self._tasks: TaskGroup | None = None
         self._ledger: Ledger | None = None
+        self._entered = False
         self.standing: dict[str, str] = {}
 
     async def open(self, ledger_path: str | Path, endpoints: Iterable[Endpoint]) -> None:
-        """Open the ledger, and let the endpoints get ready in the background."""
-        self._ledger = Ledger(ledger_path)
+        """Open the ledger, and let the endpoints get ready in the background.
+
+        Raises:
+            ConfigError: The ledger cannot be opened.
+            DiscoError: It is open already.
+        """
+        if self._entered:
+            raise DiscoError("connected already: `async with` it once at a time, or `connect` another")
+        self._entered = True
+        try:  # in a thread, for another program may have locked the file
+            self._ledger = await anyio.to_thread.run_sync(Ledger, ledger_path)
+        except BaseException:
+            self._entered = False
+            raise
         self._stack.callback(self._ledger.close)
         for endpoint in endpoints:
             self._stack.push_async_callback(_close_quietly, endpoint)
@@ -54,6 +68,7 @@ class Connection:
             await tasks.__aexit__(None, None, None)
         finally:
             await self._stack.aclose()
+            self._entered = False
 
     async def _prepare(self, endpoint: Endpoint) -> None:
         self.standing[endpoint.name] = STARTING

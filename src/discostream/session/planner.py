@@ -267,12 +267,19 @@ def _defect_of(table: PlanTable, known: Known) -> str:
     strangers = set(table.endpoints) - {endpoint.name for endpoint in known.endpoints}
     if strangers:
         return f"plans {sorted(strangers)}"
+    if not _fits_itself(table):
+        return "its rows, weights and offsets do not fit each other and its endpoints"
     if not np.allclose(table.weights.sum(axis=-1), 1.0) or (table.weights < 0).any():
         return "its weights are no shares of each row"
     if table.longest.size == 0 or table.longest[-1] != np.inf or (np.diff(table.longest) < 0).any():
         return "its rows do not rise to prompts of any length"
     idle = np.isnan(table.offsets).all(axis=-1) & (table.weights > 0)
     return "plans nobody" if idle.any() else ""
+
+
+def _fits_itself(table: PlanTable) -> bool:
+    rows, weights, endpoints = table.longest.shape, table.weights.shape, len(table.endpoints)
+    return len(weights) == 2 and weights[:1] == rows and table.offsets.shape == (*weights, endpoints)
 
 
 def _length_to_look_up(

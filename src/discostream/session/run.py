@@ -152,7 +152,7 @@ def _remember(request: Request, attempts: Attempts, written: Written, house: Hou
 
 def _tell(request: Request, outcome: Outcome, house: House) -> None:
     """Tell whoever wants to know of it; what is wrong with them is not the request's fault."""
-    for told in house.on_settled:
+    for told in tuple(house.on_settled):  # one may take itself off
         try:
             told(request, outcome)
         except Exception:

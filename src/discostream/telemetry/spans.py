@@ -94,11 +94,11 @@ class Spans:
                 "gen_ai.provider.name": OURSELVES,
                 "gen_ai.request.model": request.model,
                 "gen_ai.request.max_tokens": request.max_tokens,
-                "gen_ai.request.temperature": sampling.temperature,
-                "gen_ai.request.top_p": sampling.top_p,
+                "gen_ai.request.temperature": _double(sampling.temperature),
+                "gen_ai.request.top_p": _double(sampling.top_p),
                 "gen_ai.request.seed": sampling.seed,
-                "gen_ai.request.presence_penalty": sampling.presence_penalty,
-                "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
+                "gen_ai.request.presence_penalty": _double(sampling.presence_penalty),
+                "gen_ai.request.frequency_penalty": _double(sampling.frequency_penalty),
                 "gen_ai.response.model": winner.settings.model if winner else None,
                 "gen_ai.response.finish_reasons": outcome.finish_reason and (outcome.finish_reason.value,),
                 "gen_ai.response.time_to_first_chunk": outcome.ttft_s,
@@ -178,6 +178,11 @@ def _parent(request: Request) -> Context:
 def _said(attributes: Mapping[str, Value | None]) -> Mapping[str, Value]:
     """Those that are known."""
     return {name: value for name, value in attributes.items() if value is not None and value != ""}
+
+
+def _double(said: float | None) -> float | None:
+    """A program may say 0 where it means 0.0; an attribute has one type, whatever is said."""
+    return None if said is None else float(said)
 
 
 def _ns(span_s: float) -> int:
