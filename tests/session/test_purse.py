@@ -551,3 +551,14 @@ def test_a_budget_knows_whether_it_pays_for_length():
         (share(1.0, kind=Kind.DEVICE), False),
     ):
         assert Purse([budget], Clock()).reserve(server(), asked(), Prefix()).pays_for_answer is pays
+
+
+def test_a_clock_that_went_ahead_and_back_buys_nothing():
+    """What was spent before tomorrow came too early is still spent today; the real tomorrow begins anew."""
+    clock, cloud = Clock(), server()
+    purse = Purse([usd(1.0)], clock)
+    for days, spent_usd, in_all in ((0, 0.5, 0.5), (1, 0.25, 0.25), (0, 0.125, 0.875), (1, 0.0, 0.0)):
+        clock.at = NOON + timedelta(days=days)
+        purse.pay(cloud.kind, usd=spent_usd, joules=0.0, prompt_tokens=0)
+        (money,) = purse.balances()
+        assert (money.spent, money.renews_at) == (in_all, NOON.replace(hour=0) + timedelta(days=days + 1))

@@ -97,6 +97,7 @@ class _Account:
     requests: int = 0
     believed_per_s: float | None = None
     told: bool = False
+    _before: tuple[datetime, float] | None = None  # when the last window began, and what was spent in it
 
     def __post_init__(self) -> None:
         self.follows_prices = self.budget.resource is Resource.SHARE and self.budget.kind is None
@@ -122,20 +123,25 @@ class _Account:
         return Balance(self.budget, self.spent / of, held / of, self.renews_at)
 
     def renew(self, now: datetime) -> None:
-        """Begin a new window once the old one is over; what is set aside stays so, and will count in it.
-
-        A clock that was put back before its beginning is followed; what was spent stays spent.
-        """
+        """Begin a new window once the old one is over; what is set aside stays so, and will count in it."""
         window = self.budget.window
         if window is None or self.renews_at is None:
             return
         if now.timestamp() < self.since.timestamp():
-            self.since, self.renews_at = window.start(now), window.renewal(now)
+            self._go_back(now, window)
         if now.timestamp() < self.renews_at.timestamp():
             return
         self.believed_per_s = self._arrivals_per_s(now, window)
+        self._before = window.start(self.since), self.spent
         self.since, self.renews_at = window.start(now), window.renewal(now)
         self.spent, self.requests, self.told = 0.0, 0, False
+
+    def _go_back(self, now: datetime, window: Window) -> None:
+        """Follow a clock that was put back; what was spent stays spent, before it had gone ahead, too."""
+        self.since, self.renews_at = window.start(now), window.renewal(now)
+        if self._before is not None and self._before[0] == self.since:
+            self.spent += self._before[1]
+            self._before = None
 
     def load(self, spent: Spent) -> None:
         """Begin with what the ledger has on record."""
