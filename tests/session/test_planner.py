@@ -141,6 +141,15 @@ def test_a_policy_that_names_strangers_is_refused():
         planner.outlook(0.0)
 
 
+@pytest.mark.parametrize("made", [1 / 7, None])
+def test_a_policy_that_breaks_is_told_by_its_name(made):
+    """Whatever a policy raises, or makes that is no table, whoever asks reads whose fault that is."""
+    planner = a_planner(Sight(), Later())
+    planner._policy = lambda known, settings: made or known.endpoints[7]
+    with pytest.raises(ConfigError, match=r"policy.name = 'disco': (Attribute|Index)Error: "):
+        planner.outlook(0.0)
+
+
 def test_one_request_can_go_by_another_policy():
     """Planners for other policies are made once and look at the same source."""
     sight = Sight()

@@ -195,7 +195,7 @@ class Planner:
         """What to plan by at the moment `at` (monotonic seconds).
 
         Raises:
-            ConfigError: The policy's first table names nobody, or an endpoint that does not exist.
+            ConfigError: The policy makes no first table, or one that nobody can plan by.
         """
         if self._next is not None:
             self._outlook, self._next = self._next, None
@@ -256,10 +256,19 @@ class Planner:
             self._building = False
 
     def _build(self, known: Known) -> Outlook:
-        table = self._policy(known, self.settings)
-        if defect := _defect_of(table, known):
-            raise ConfigError(f"policy.name = {self.settings.name!r}: {defect}; correct the policy")
+        try:
+            table = self._policy(known, self.settings)
+            defect = _defect_of(table, known)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise self._faulty(f"{type(error).__name__}: {error}") from error
+        if defect:
+            raise self._faulty(defect)
         return Outlook(known, table)
+
+    def _faulty(self, defect: str) -> ConfigError:
+        return ConfigError(f"policy.name = {self.settings.name!r}: {defect}; correct the policy")
 
 
 def _defect_of(table: PlanTable, known: Known) -> str:
