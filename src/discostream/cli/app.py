@@ -13,12 +13,11 @@ from typing import Annotated
 import typer
 
 from discostream.cli import everyday, research, settled
-from discostream.cli.options import FAILURE, USAGE
+from discostream.cli.status import FAILURE, TERMINATED, USAGE
 from discostream.errors import ConfigError, DiscoError, RequestRejected
 
 __all__ = ["app", "run"]
 
-TERMINATED = 143
 STDERR = 2
 
 app = typer.Typer(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from discostream.cli.options import FAILURE, INTERRUPTED, AsJson, Config, fetch_models, run_async
+from discostream.cli.options import AsJson, Config, fetch_models, run_async
+from discostream.cli.status import FAILURE, INTERRUPTED
 from discostream.errors import ConfigError, DiscoError
 
 if TYPE_CHECKING:

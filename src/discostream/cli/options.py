@@ -1,4 +1,4 @@
-"""What commands have in common: options, exit statuses, and how their work is started."""
+"""What commands have in common: options, and how their work is started."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from discostream.cli import INTERRUPTED
-
 if TYPE_CHECKING:
     from discostream.config import Settings
 
 __all__ = [
-    "FAILURE",
-    "INTERRUPTED",
-    "USAGE",
     "AsJson",
     "Config",
     "LedgerFile",
@@ -24,8 +19,6 @@ __all__ = [
     "ledger_path",
     "run_async",
 ]
-
-USAGE, FAILURE = 2, 1
 
 Config = Annotated[
     Path | None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discostream.cli.options import FAILURE, INTERRUPTED, AsJson, Config, fetch_models, run_async
+from discostream.cli.options import AsJson, Config, fetch_models, run_async
+from discostream.cli.status import FAILURE, INTERRUPTED
 from discostream.errors import ConfigError
 
 if TYPE_CHECKING:
