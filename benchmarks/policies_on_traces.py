@@ -26,7 +26,8 @@ from discostream.core.cost import Rates
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import SILENCE_S
 from discostream.core.optimal import solve
-from discostream.core.policies import PlanTable, disco, stochastic
+from discostream.core.plans import PlanTable
+from discostream.core.policies import disco, stochastic
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.sim.devices import device_named
 from discostream.traces.servers import CHARS_PER_TOKEN, read_trace

@@ -18,7 +18,7 @@ from discostream.builtin import builtin_output_lengths, builtin_profiles, builti
 from discostream.config import EndpointSettings, MigrationSettings, PolicySettings
 from discostream.core.cost import Energy, Prices, Rates
 from discostream.core.forecast import SILENCE_S
-from discostream.core.policies import NEVER, STANDBY, PlanTable
+from discostream.core.plans import NEVER, STANDBY, PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.endpoints.base import Endpoint, NoOptions
 from discostream.errors import EndpointError, Phase

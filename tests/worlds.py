@@ -6,7 +6,7 @@ import numpy as np
 
 from discostream.core.cost import Energy, Prices, Rates
 from discostream.core.distributions import Distribution
-from discostream.core.policies import NEVER, STANDBY, PlanTable
+from discostream.core.plans import NEVER, STANDBY, PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.sim.reading import Reading
 from discostream.sim.world import TRIES, Luck, Requests, Service, World

@@ -55,8 +55,8 @@ from discostream.core.budget import Allowance, Resource
 from discostream.core.cost import Energy, Prices, Rates
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import forecast
+from discostream.core.plans import PlanTable
 from discostream.core.plugins import load_policy, policy_names
-from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.endpoints.registry import build_endpoint
 from discostream.errors import ConfigError
@@ -420,7 +420,7 @@ def install_policy(folder, name: str, code: str, monkeypatch) -> None:
         ("importing", "import not_installed_anywhere\n", "not_installed_anywhere"),
         (
             "inventing",
-            "from discostream.core.policies import PlanTable\nimport numpy as np\n"
+            "from discostream.core.plans import PlanTable\nimport numpy as np\n"
             "def policy(known, settings):\n"
             "    one = np.ones((1, 1))\n"
             "    return PlanTable('x', ('nobody',), np.array([np.inf]), np.zeros((1, 1, 1)), one)\n",

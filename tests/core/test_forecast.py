@@ -12,7 +12,8 @@ from discostream.config import PolicySettings
 from discostream.core.budget import Allowance, Resource
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import SILENCE_S, forecast
-from discostream.core.policies import NEVER, STANDBY, PlanTable, disco, stochastic
+from discostream.core.plans import NEVER, STANDBY, PlanTable
+from discostream.core.policies import disco, stochastic
 from discostream.types import Kind
 
 DRAWS = 400_000

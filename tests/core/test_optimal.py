@@ -26,7 +26,8 @@ from discostream.core.optimal import (
     optimal,
     solve,
 )
-from discostream.core.policies import NEVER, STANDBY, disco
+from discostream.core.plans import NEVER, STANDBY
+from discostream.core.policies import disco
 from discostream.types import Kind, Start
 
 MEMORYLESS = exponential(1.0)

@@ -16,9 +16,8 @@ from discostream.core.budget import Allowance, Resource
 from discostream.core.cost import Rates
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import forecast
+from discostream.core.plans import STANDBY, PlanTable
 from discostream.core.policies import (
-    STANDBY,
-    PlanTable,
     allowances_of,
     cheap,
     device_only,

@@ -15,8 +15,8 @@ from discostream.config import PolicySettings
 from discostream.core.budget import POLICY_SHARE, Allowance, Resource
 from discostream.core.cost import Rates
 from discostream.core.distributions import Distribution
+from discostream.core.plans import PlanTable
 from discostream.core.plugins import load_policy
-from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.errors import ConfigError
 from discostream.session.planner import OTHERS, REBUILD_AFTER, REBUILD_AFTER_S, Planner

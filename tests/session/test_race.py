@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from timetable import AClient, a_house, a_request, device, play, server
 
-from discostream.core.policies import PlanTable
+from discostream.core.plans import PlanTable
 from discostream.errors import ConfigError
 from discostream.session.run import run
 

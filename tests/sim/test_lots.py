@@ -13,7 +13,8 @@ from worlds import NEVER, STANDBY, a_table, a_world
 from discostream.config import PolicySettings
 from discostream.core.forecast import forecast
 from discostream.core.optimal import optimal
-from discostream.core.policies import PlanTable, disco, stochastic
+from discostream.core.plans import PlanTable
+from discostream.core.policies import disco, stochastic
 from discostream.core.profile import Distribution, Lengths, ServerTtft
 from discostream.sim.lots import without_waits
 from discostream.types import Kind

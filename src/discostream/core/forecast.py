@@ -12,18 +12,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from discostream.core.budget import Allowance, Resource
 from discostream.core.distributions import Distribution
+from discostream.core.plans import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, ServerTtft
 from discostream.types import Kind
-
-if TYPE_CHECKING:
-    from discostream.core.policies import PlanTable
 
 __all__ = ["SILENCE_S", "TINY_S", "Forecast", "Races", "forecast", "run_races"]
 

@@ -36,7 +36,8 @@ from discostream.config import PolicySettings
 from discostream.core.budget import Allowance, Resource
 from discostream.core.distributions import Distribution
 from discostream.core.forecast import SILENCE_S, TINY_S, Forecast, Races, forecast, run_races
-from discostream.core.policies import NEVER, STANDBY, PlanTable, allowances_of
+from discostream.core.plans import NEVER, STANDBY, PlanTable
+from discostream.core.policies import allowances_of
 from discostream.core.profile import EndpointProfile, Known, ServerTtft
 from discostream.types import Kind
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from discostream.core.policies import NEVER, STANDBY, PlanTable
+from discostream.core.plans import NEVER, STANDBY, PlanTable
 from discostream.core.profile import Known
 from discostream.types import Kind, Start
 

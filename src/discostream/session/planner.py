@@ -16,8 +16,8 @@ import numpy as np
 
 from discostream.config import PolicySettings
 from discostream.core.budget import POLICY_SHARE, Allowance
+from discostream.core.plans import PlanTable
 from discostream.core.plugins import load_policy
-from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, Known
 from discostream.errors import ConfigError
 from discostream.types import Plan

@@ -17,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace as with_changed
 
 from discostream.config import PolicySettings
+from discostream.core.plans import PlanTable
 from discostream.core.plugins import load_policy
-from discostream.core.policies import PlanTable
 from discostream.sim.figures import Figures, Tally
 from discostream.sim.lots import without_waits
 from discostream.sim.online import Follows, Stretch, live_through

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from discostream.core.policies import PlanTable
+from discostream.core.plans import PlanTable
 from discostream.core.profile import READ_PARTS, DeviceTtft, EndpointProfile
 from discostream.sim.race import NOBODY, run_race
 from discostream.sim.simulate import seams

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discostream.core.forecast import run_races
-from discostream.core.policies import NEVER, STANDBY, PlanTable
+from discostream.core.plans import NEVER, STANDBY, PlanTable
 from discostream.core.profile import Known
 
 __all__ = ["without_waits"]

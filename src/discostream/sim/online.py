@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from discostream.config import PolicySettings
 from discostream.core.budget import POLICY_SHARE, Allowance, Resource, allowed_share
 from discostream.core.forecast import SILENCE_S
+from discostream.core.plans import PlanTable
 from discostream.core.plugins import load_policy
-from discostream.core.policies import PlanTable, Policy
+from discostream.core.policies import Policy
 from discostream.core.profile import EndpointProfile, Known
 from discostream.sim.race import Race, run_race
 from discostream.sim.study import SERVER, Case, Stage

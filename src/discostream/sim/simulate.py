@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from discostream.core.forecast import SILENCE_S
 from discostream.core.handoff import handoff_s, weigh_move
-from discostream.core.policies import PlanTable
+from discostream.core.plans import PlanTable
 from discostream.core.profile import EndpointProfile
 from discostream.sim.answers import Answers
 from discostream.sim.race import NOBODY, Race, run_race

@@ -14,8 +14,8 @@ from discostream.builtin import builtin_output_lengths
 from discostream.config import PolicySettings
 from discostream.core.cost import JOULES_PER_KWH, Energy, Prices, Rates, constrained_kind
 from discostream.core.distributions import Distribution
+from discostream.core.plans import PlanTable
 from discostream.core.plugins import load_policy
-from discostream.core.policies import PlanTable
 from discostream.core.profile import DeviceTtft, EndpointProfile, Known, Lengths, ServerTtft
 from discostream.errors import ConfigError
 from discostream.sim.arrivals import ArrivalKind, Arrivals, sample

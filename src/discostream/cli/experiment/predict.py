@@ -18,7 +18,7 @@ from discostream.cli.experiment.design import BASELINES, Design
 from discostream.cli.experiment.measure import Answered, Measurements
 from discostream.core.budget import budgets_from
 from discostream.core.distributions import Distribution
-from discostream.core.policies import STANDBY, PlanTable
+from discostream.core.plans import STANDBY, PlanTable
 from discostream.core.profile import EndpointProfile, Known, Lengths
 from discostream.session.planner import Planner
 from discostream.session.purse import Purse

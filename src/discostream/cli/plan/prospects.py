@@ -26,8 +26,9 @@ from discostream.config import PolicySettings, Settings, check_settings
 from discostream.core.budget import POLICY_SHARE
 from discostream.core.forecast import Forecast, Races, forecast, run_races
 from discostream.core.optimal import solve
+from discostream.core.plans import PlanTable
 from discostream.core.plugins import load_policy, policy_names
-from discostream.core.policies import PlanTable, Policy, allowances_of
+from discostream.core.policies import Policy, allowances_of
 from discostream.core.profile import Known
 from discostream.core.rows import Action, Row, merged_rows, without_servers
 from discostream.errors import ConfigError

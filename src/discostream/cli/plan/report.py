@@ -9,7 +9,7 @@ from enum import StrEnum
 from discostream.config import Settings
 from discostream.core.budget import Allowance, Budget
 from discostream.core.forecast import Forecast
-from discostream.core.policies import PlanTable
+from discostream.core.plans import PlanTable
 from discostream.core.profile import Known
 from discostream.core.rows import Row
 from discostream.types import Kind
