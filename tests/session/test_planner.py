@@ -146,7 +146,7 @@ def test_a_policy_that_breaks_is_told_by_its_name(made):
     """Whatever a policy raises, or makes that is no table, whoever asks reads whose fault that is."""
     planner = a_planner(Sight(), Later())
     planner._policy = lambda known, settings: made or known.endpoints[7]
-    with pytest.raises(ConfigError, match=r"policy.name = 'disco': (Attribute|Index)Error: "):
+    with pytest.raises(ConfigError, match=r"policy.name = 'disco': makes no plan: (Attribute|Index)Error: "):
         planner.outlook(0.0)
 
 

@@ -262,7 +262,7 @@ class Planner:
         except ConfigError:
             raise
         except Exception as error:
-            raise self._faulty(f"{type(error).__name__}: {error}") from error
+            raise self._faulty(f"makes no plan: {type(error).__name__}: {error}") from error
         if defect:
             raise self._faulty(defect)
         return Outlook(known, table)
