@@ -246,6 +246,30 @@ async def test_a_client_that_reads_nothing_is_looked_at_now_and_then(
     assert 0 < looked <= 10
 
 
+async def test_a_client_that_leaves_at_the_last_moment_is_nothing_to_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its connection breaks between the last word and the end of the stream: no traceback is logged."""
+    broken, run = [], Streaming.run
+
+    async def running(streaming: Streaming) -> None:
+        await run(streaming)
+        assert streaming._writer.transport
+        streaming._writer.transport.abort()
+        broken.append(streaming)
+
+    monkeypatch.setattr(Streaming, "run", running)
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(json.dumps({**CHAT, "stream": True}).encode()))
+        with anyio.fail_after(5):
+            while not broken:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.05)
+        writer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def url_of(upstream: asyncio.Server) -> str:
     return f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1"
 
