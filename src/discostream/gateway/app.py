@@ -73,7 +73,7 @@ async def serve(
             handler_cancellation=True,
             access_log=None,
             logger=http_log(),
-            shutdown_timeout=STOPPING_S,
+            shutdown_timeout=STOPPING_S / 2,  # for every answer to end, and once more for it to be cancelled
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             max_headers=MAX_HEADERS,
