@@ -16,7 +16,7 @@ from discostream.config import GatewaySettings, Settings
 from discostream.errors import ConfigError
 from discostream.gateway.access import admit_only, answer_preflights, name_allowed_origin
 from discostream.gateway.chat import DISCO, chat_completions, completions, request_id_of
-from discostream.gateway.dashboard import dashboard_routes
+from discostream.gateway.dashboard import MOST_READERS, READERS, dashboard_routes
 from discostream.gateway.embeddings import embeddings
 from discostream.gateway.errors import answer_errors
 from discostream.gateway.limits import (
@@ -114,6 +114,7 @@ def build_app(disco: Disco) -> web.Application:
     app[DISCO] = disco
     app[CREATED] = int(time.time())
     app[METRICS] = Metrics(disco)
+    app[READERS] = anyio.CapacityLimiter(MOST_READERS)
     app.on_response_prepare.append(_name_request)
     app.add_routes(
         [
