@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 
 import pytest
@@ -205,6 +206,21 @@ def test_ctrl_c_twice_stops_the_gateway_as_cleanly(tmp_path):
             assert serving.process.wait(timeout=10) == 0
             assert serving.process.stderr.read() == ""
     assert totals(tmp_path / "ledger.db").requests == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal that does what Ctrl-C does")
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path):
+    """A script's `disco serve &` outlives a Ctrl-C that is meant for what runs in front of it."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with disco_serve(write_scripted_pair(tmp_path)) as serving:
+            serving.process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                serving.process.wait(timeout=0.3)
+            serving.process.terminate()
+            assert serving.process.wait(timeout=10) == 0
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def test_a_piped_answer_is_untouched_and_a_narrow_encoding_survived(tmp_path):
