@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from processes import disco, disco_anew, disco_serve, on_a_terminal, write_scripted_pair
@@ -204,6 +206,41 @@ def test_sigterm_stops_the_gateway_cleanly(tmp_path):
     with disco_serve(write_scripted_pair(tmp_path)) as serving:
         serving.process.terminate()
         assert serving.process.wait(timeout=10) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal that does what Ctrl-C does")
+def test_ctrl_c_twice_stops_the_gateway_as_cleanly(tmp_path):
+    """Whoever is impatient while a client takes its time sees no traceback, and what ran is settled."""
+    config = write_scripted_pair(tmp_path, "word " * 50_000)
+    config.write_text(config.read_text().replace("tbt_s = 0.01", "tbt_s = 0.0"))
+    body = json.dumps({"messages": [{"role": "user", "content": "Tell me"}], "stream": True})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with disco_serve(config) as serving:
+        port = int(serving.base_url.removesuffix("/v1").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall((head + body).encode())
+            time.sleep(0.5)  # by then it waits for its client, who reads nothing
+            for _ in range(2):
+                serving.process.send_signal(signal.SIGINT)
+                time.sleep(0.1)
+            assert serving.process.wait(timeout=10) == 0
+            assert serving.process.stderr.read() == ""
+    assert totals(tmp_path / "ledger.db").requests == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal that does what Ctrl-C does")
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path):
+    """A script's `disco serve &` outlives a Ctrl-C that is meant for what runs in front of it."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with disco_serve(write_scripted_pair(tmp_path)) as serving:
+            serving.process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                serving.process.wait(timeout=0.3)
+            serving.process.terminate()
+            assert serving.process.wait(timeout=10) == 0
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def test_a_piped_answer_is_untouched_and_a_narrow_encoding_survived(tmp_path):

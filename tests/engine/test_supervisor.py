@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -124,6 +126,27 @@ def test_stopping_while_the_model_loads_leaves_no_child(smollm2_path: Path) -> N
         pid = engine.pid
     assert pid is not None
     assert is_gone(pid)
+
+
+def test_what_a_child_logs_is_bounded(
+    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """llama.cpp writes each grammar that it cannot read into the log, which is emptied while it runs."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(supervisor, "HEALTH_EVERY_S", 0.05)
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 20_000)
+    body = json.dumps({"prompt": "a", "grammar": "root ::= (" + "x" * 10_000}).encode()
+    with running(smollm2_path) as engine:
+        address = anyio.run(engine.address)
+        for _ in range(10):
+            asked = urllib.request.Request(f"{address.base_url}/completion", body)
+            asked.add_header("Authorization", f"Bearer {address.api_key}")
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(asked, timeout=DEADLINE_S)
+            time.sleep(0.1)
+        log = supervisor._log_path()
+        assert log.is_relative_to(tmp_path)
+        assert log.stat().st_size < 40_000
 
 
 @posix_only

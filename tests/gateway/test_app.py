@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import openai
 import pytest
+from aiohttp import web
 from aiohttp.http import StreamWriter
 from anyio.abc import TaskStatus
 from yarl import URL
@@ -26,6 +27,7 @@ from discostream.gateway import app as gateway_app
 from discostream.gateway.app import serve
 from discostream.gateway.errors import describe
 from discostream.library import Disco, connect
+from discostream.session import connection
 from discostream.session.models import VIRTUAL, choice_of
 from discostream.types import Event, Finish, FinishReason, Piece, Prefix, Request
 from discostream.wire.sse import DONE
@@ -499,6 +501,40 @@ async def test_ready_says_how_each_endpoint_stands(serving: Serving, monkeypatch
             async with gateway.call("GET", "/ready") as response:
                 assert response.status == status
                 assert (await response.json())["endpoints"] == {"laptop": standing}
+
+
+async def test_a_server_that_is_started_later_gets_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gateway may be up before it: until then 503 and one line in the log, afterwards 200 unasked."""
+    monkeypatch.setattr(connection, "ASK_AGAIN_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    rack = {"name": "rack", "kind": "server", "dialect": "llamacpp", "base_url": f"http://127.0.0.1:{port}"}
+    settings = settings_from(
+        {"endpoint": [rack], "gateway": {"port": 0}, "ledger": {"path": str(tmp_path / "ledger.db")}}
+    )
+
+    async def standing(wanted: dict[str, Any]) -> None:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(200):
+                async with session.get(base_url.removesuffix("v1") + "ready") as response:
+                    if await response.json() == wanted:
+                        return
+                await anyio.sleep(0.02)
+        raise AssertionError(wanted)
+
+    async with anyio.create_task_group() as tasks:
+        base_url = await tasks.start(serve, settings)
+        await standing({"status": "starting", "endpoints": {"rack": "failed"}})
+        await anyio.sleep(0.2)
+        started = web.AppRunner(web.Application())  # knows no path, as an old llama.cpp does not know all
+        await started.setup()
+        await web.TCPSite(started, "127.0.0.1", port).start()
+        await standing({"status": "ready", "endpoints": {"rack": "ready"}})
+        tasks.cancel_scope.cancel()
+    await started.cleanup()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["rack"]
 
 
 async def test_an_open_address_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from discostream.config import Settings, settings_from
+from discostream.gateway import dashboard
 from discostream.gateway.app import serve
 from discostream.gateway.openapi import OPERATIONS, SCHEMAS
+from discostream.ledger.overview import Overview, overview
 
 SECRET = "the-prompt-that-nobody-else-may-read"
 CLOUD_FIRST = {"name": "offsets", "offsets": {"cloud": 0.0}}
@@ -413,3 +416,24 @@ async def test_the_ledgers_numbers_outlive_the_gateway(tmp_path: Path) -> None:
         after = await client.look("/dashboard/api/overview?since=all")
     assert before["totals"] == after["totals"]
     assert before["totals"]["requests"] == 1
+
+
+@pytest.mark.anyio
+async def test_many_who_look_hold_up_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While sixty wait for a slow ledger, a request under a new policy still gets its plan at once."""
+    over = threading.Event()
+
+    def slowly(*asked: Any) -> Overview:
+        over.wait(10)
+        return overview(*asked)
+
+    monkeypatch.setattr(dashboard, "overview", slowly)
+    async with serving(settings(tmp_path, LAPTOP, CLOUD)) as client, anyio.create_task_group() as tasks:
+        for _ in range(60):
+            tasks.start_soon(client.look, "/dashboard/api/overview")
+        await anyio.sleep(0.3)
+        try:
+            with anyio.fail_after(3):
+                await client.ask("disco-fast")
+        finally:
+            over.set()

@@ -8,10 +8,11 @@ import gzip
 import json
 import logging
 import socket
+import sqlite3
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import anyio
 import pytest
 
 from discostream.config import Settings, settings_from
-from discostream.gateway import limits
+from discostream.gateway import app, limits
 from discostream.gateway.app import serve
 from discostream.gateway.streaming import Streaming
 from discostream.ledger.queries import totals
@@ -244,6 +245,60 @@ async def test_a_client_that_reads_nothing_is_looked_at_now_and_then(
             client.sendall(post(json.dumps({**CHAT, "stream": True}).encode()))
             await anyio.sleep(1.0)
     assert 0 < looked <= 10
+
+
+async def test_a_client_that_leaves_at_the_last_moment_is_nothing_to_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its connection breaks between the last word and the end of the stream: no traceback is logged."""
+    broken, run = [], Streaming.run
+
+    async def running(streaming: Streaming) -> None:
+        await run(streaming)
+        assert streaming._writer.transport
+        streaming._writer.transport.abort()
+        broken.append(streaming)
+
+    monkeypatch.setattr(Streaming, "run", running)
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(json.dumps({**CHAT, "stream": True}).encode()))
+        with anyio.fail_after(5):
+            while not broken:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.05)
+        writer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_stopping_gateway_waits_for_slow_clients_no_longer_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that reads nothing holds up the end of the gateway for `STOPPING_S`, not for twice that."""
+    monkeypatch.setattr(app, "STOPPING_S", 1.0)
+    told = {**LAPTOP, "answer": "word " * 20_000}
+    with socket.socket() as client:
+        async with serving(settings(tmp_path, told)) as port:
+            client.connect(("127.0.0.1", port))
+            client.sendall(post(json.dumps({**CHAT, "stream": True}).encode()))
+            await anyio.sleep(0.3)
+            stopped_at = time.monotonic()
+        assert 0.5 < time.monotonic() - stopped_at < 1.5
+
+
+async def test_an_account_that_is_not_recorded_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the ledger takes nothing, the log has each account and the reason, without a traceback."""
+    async with serving(settings(tmp_path, LAPTOP)) as port:
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
+            other.execute("ALTER TABLE attempt RENAME TO lost")
+        reply = await exchange(port, post(json.dumps(CHAT).encode()))
+    assert reply.startswith(b"HTTP/1.1 200")
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "no such table" in record.getMessage()
+    assert "'winner': 'laptop'" in record.getMessage()
+    assert record.exc_info is None
 
 
 def url_of(upstream: asyncio.Server) -> str:

@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields, replace
@@ -19,6 +21,7 @@ import pytest
 import trio.testing
 
 from discostream.errors import ConfigError
+from discostream.ledger import store
 from discostream.ledger.migrations import APPLICATION_ID, MIGRATIONS
 from discostream.ledger.store import Ledger, _groups, default_ledger_path
 from discostream.types import Attempt, Migration
@@ -224,6 +227,68 @@ async def test_a_ledger_that_was_put_away_is_whole(path, outcome):
         path.rmdir()
         await ledger.record(outcome(request_id="new"))
     assert (written(away), written(path)) == ({"old"}, {"new"})
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_write_ahead_log_stays_short_while_somebody_always_reads(path, outcome, monkeypatch):
+    """Readers who relieve each other keep SQLite from beginning it anew; they are waited for."""
+    monkeypatch.setattr(store, "MOST_LOG_BYTES", 200_000)
+    over, longest = threading.Event(), 0
+
+    def read_in_turns():
+        reader = reads = None
+        while not over.wait(0.02):
+            reader, reads = reads, sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            reads.execute("BEGIN")
+            reads.execute("SELECT count(*) FROM request").fetchone()
+            if reader is not None:
+                reader.close()
+        reads.close()
+
+    with Ledger(path) as ledger, ThreadPoolExecutor() as threads:
+        threads.submit(read_in_turns)
+        for _ in range(200):
+            await ledger.record(outcome())
+            longest = max(longest, path.with_name("ledger.db-wal").stat().st_size)
+        over.set()
+    assert 200_000 < longest < 300_000
+    assert len(rows(path, "SELECT id FROM request")) == 200
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_one_who_reads_for_long_holds_up_writing_seldom(path, outcome, monkeypatch):
+    """After a vain wait the log may grow as much again; once the reader is gone it is emptied."""
+    monkeypatch.setattr(store, "MOST_LOG_BYTES", 200_000)
+    monkeypatch.setattr(store, "READERS_S", 0.1)
+    log = path.with_name("ledger.db-wal")
+    with Ledger(path) as ledger:
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM request").fetchone()
+            began = time.monotonic()
+            while log.stat().st_size < 500_000:
+                await ledger.record(outcome())
+            assert 0.2 <= time.monotonic() - began < 10.0
+        while log.stat().st_size > 200_000:
+            await ledger.record(outcome())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_recording_opens_no_files(path, outcome):
+    """When clients have taken every descriptor there is, what was spent is still recorded."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Ledger(path) as ledger:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            await ledger.record(outcome())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert written(path) == {"r-1"}
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,10 @@ async def _serve_until_stopped(settings: Settings, observe: Observe) -> None:
     from discostream.gateway.app import serve
 
     with anyio.CancelScope() as stopped:
-        with suppress(NotImplementedError):  # Windows has no such signal to handle
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.cancel)
+        with suppress(NotImplementedError):  # Windows has no signals to handle
+            for ending in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(ending) is not signal.SIG_IGN:  # as a shell has Ctrl-C in the background
+                    asyncio.get_running_loop().add_signal_handler(ending, stopped.cancel)
         await serve(settings, observe=observe, task_status=_Announcement())
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -186,7 +187,7 @@ class Engine:
             return None, answer.get("error") or f"exit status {process.returncode}"
         address = EngineAddress(answer["address"], api_key)
         gone = threading.Event()
-        prober = threading.Thread(target=_kill_when_deaf, args=(process, address, gone), daemon=True)
+        prober = threading.Thread(target=_look_after, args=(process, address, gone), daemon=True)
         since = time.monotonic()
         self._address, self._failure = address, None
         prober.start()
@@ -215,9 +216,12 @@ def _introduce(process: subprocess.Popen[bytes], settings: EngineSettings, api_k
         too_slow.cancel()
 
 
-def _kill_when_deaf(process: subprocess.Popen[bytes], address: EngineAddress, gone: threading.Event) -> None:
+def _look_after(process: subprocess.Popen[bytes], address: EngineAddress, gone: threading.Event) -> None:
+    """Kill the child when it is deaf; and keep the log short, which refused requests fill."""
     misses = 0
     while not gone.wait(HEALTH_EVERY_S):
+        with suppress(OSError):
+            _empty_if_large(_log_path())
         misses = 0 if _is_healthy(address) else misses + 1
         if misses == HEALTH_MISSES:
             process.kill()
@@ -248,19 +252,27 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
+def _log_path() -> Path:
+    return platformdirs.user_log_path("discostream", appauthor=False, ensure_exists=True) / "engine.log"
+
+
 def _open_log() -> IO[bytes]:
     """The log file that children write to, at its end; emptied when it has grown large."""
-    path = platformdirs.user_log_path("discostream", appauthor=False, ensure_exists=True) / "engine.log"
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        os.truncate(path, 0)
+    path = _log_path()
+    _empty_if_large(path)
     log = path.open("ab")
     log.seek(0, os.SEEK_END)
     return log
 
 
+def _empty_if_large(path: Path) -> None:
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        os.truncate(path, 0)
+
+
 def _tail(path: Path, begins: int, lines: int = 3) -> str:
-    """The last lines written since `begins`, and where the rest is."""
+    """The last lines written since `begins`, or since the log was emptied; and where the rest is."""
     with path.open("rb") as log:
-        log.seek(begins)
+        log.seek(begins if begins <= path.stat().st_size else 0)
         said = log.read().decode(errors="replace").splitlines()
     return " | ".join([*said[-lines:], f"log: {path}"])

@@ -16,7 +16,7 @@ from discostream.config import GatewaySettings, Settings
 from discostream.errors import ConfigError
 from discostream.gateway.access import admit_only, answer_preflights, name_allowed_origin
 from discostream.gateway.chat import DISCO, chat_completions, completions, request_id_of
-from discostream.gateway.dashboard import dashboard_routes
+from discostream.gateway.dashboard import MOST_READERS, READERS, dashboard_routes
 from discostream.gateway.embeddings import embeddings
 from discostream.gateway.errors import answer_errors
 from discostream.gateway.limits import (
@@ -73,7 +73,7 @@ async def serve(
             handler_cancellation=True,
             access_log=None,
             logger=http_log(),
-            shutdown_timeout=STOPPING_S,
+            shutdown_timeout=STOPPING_S / 2,  # for every answer to end, and once more for it to be cancelled
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             max_headers=MAX_HEADERS,
@@ -114,6 +114,7 @@ def build_app(disco: Disco) -> web.Application:
     app[DISCO] = disco
     app[CREATED] = int(time.time())
     app[METRICS] = Metrics(disco)
+    app[READERS] = anyio.CapacityLimiter(MOST_READERS)
     app.on_response_prepare.append(_name_request)
     app.add_routes(
         [

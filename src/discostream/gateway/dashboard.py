@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import msgspec
 from aiohttp import web
@@ -24,7 +25,7 @@ from discostream.ledger.reading import utc
 from discostream.ledger.store import default_ledger_path
 from discostream.wire.openai_schema import encode_error
 
-__all__ = ["dashboard_routes"]
+__all__ = ["MOST_READERS", "READERS", "dashboard_routes"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ FILTERS = ("since", "until", "policy", "endpoint", "outcome")
 USUAL_SPAN, EVERYTHING = "1h", "all"
 USUAL_PAGE, LONGEST_PAGE = 50, 500
 LAST_KEY = 2**63 - 1
+
+READERS = web.AppKey("readers", anyio.CapacityLimiter)
+MOST_READERS = 4
+"""How many read the ledger at a time: each holds a thread, as plans need, and all that it has found."""
 
 
 def dashboard_routes() -> list[web.RouteDef]:
@@ -46,14 +51,14 @@ def dashboard_routes() -> list[web.RouteDef]:
 
 async def _overview(http: web.Request) -> web.Response:
     wanted = _wanted(parameters(http, *FILTERS))
-    return await _answered(partial(overview, _ledger(http), wanted))
+    return await _answered(http, partial(overview, _ledger(http), wanted))
 
 
 async def _requests(http: web.Request) -> web.Response:
     asked = parameters(http, *FILTERS, "limit", "before")
     limit = _number(asked, "limit", LONGEST_PAGE) or USUAL_PAGE
     before = _number(asked, "before", LAST_KEY)
-    return await _answered(partial(_page, _ledger(http), limit, _wanted(asked), before))
+    return await _answered(http, partial(_page, _ledger(http), limit, _wanted(asked), before))
 
 
 def _page(ledger: str | Path, limit: int, wanted: Wanted, before: int | None) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def _page(ledger: str | Path, limit: int, wanted: Wanted, before: int | None) ->
 
 async def _request(http: web.Request) -> web.Response:
     parameters(http)
-    return await _answered(partial(_settled, _ledger(http), http.match_info["id"]))
+    return await _answered(http, partial(_settled, _ledger(http), http.match_info["id"]))
 
 
 def _settled(ledger: str | Path, request_id: str) -> dict[str, Any]:
@@ -83,10 +88,13 @@ async def _live(http: web.Request) -> web.Response:
     return json_response(msgspec.json.encode({"now": now, "requests": requests}))
 
 
-async def _answered(looking: Callable[[], object]) -> web.Response:
+async def _answered(http: web.Request, looking: Callable[[], object]) -> web.Response:
     """What was found, looked for and written down in a thread, while answers go on."""
     try:
-        return json_response(await anyio.to_thread.run_sync(lambda: msgspec.json.encode(looking())))
+        found = await anyio.to_thread.run_sync(
+            lambda: msgspec.json.encode(looking()), limiter=http.app[READERS]
+        )
+        return json_response(found)
     except ConfigError as error:
         log.error("%s", error)
         body = encode_error(str(error), "server_error", code="ledger_unreadable")

@@ -36,19 +36,22 @@ MAX_NESTING = 100
 SEND_BUFFER_BYTES = 1 << 16
 """What the system may hold for one client: many seconds of any model's text."""
 
+CLIENTS_FAULT = (HttpProcessingError, ConnectionError)
+"""What a request ends in that is no HTTP, or whose client is gone in the moment in which it is written to."""
+
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 def http_log() -> logging.Logger:
-    """Where aiohttp tells of defects; not of what clients send that is no HTTP, because it quotes them."""
+    """Where aiohttp tells of defects: not of clients that left, nor of what is no HTTP, which it quotes."""
     log = logging.getLogger("discostream.gateway.http")
     log.addFilter(_is_no_clients_fault)
     return log
 
 
 def _is_no_clients_fault(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    return not (record.exc_info and isinstance(record.exc_info[1], CLIENTS_FAULT))
 
 
 @web.middleware

@@ -26,13 +26,19 @@ from anyio.lowlevel import EventLoopToken
 
 from discostream.core.qoe import gap_figures, longest_gaps
 from discostream.errors import ConfigError
-from discostream.ledger.migrations import ForeignDatabase, migrate
+from discostream.ledger.migrations import ForeignDatabase, check, migrate
 from discostream.types import Attempt, Migration, Outcome
 
 __all__ = ["Ledger", "default_ledger_path"]
 
 LOCKED_S = 15.0
 """How long to wait for another program that has locked the file."""
+
+MOST_LOG_BYTES = 64 << 20
+"""How large the write-ahead log may grow before it is begun anew, for which writing waits."""
+
+READERS_S = 5.0
+"""How long it waits for those who read just then; the dashboard takes seconds for a million requests."""
 
 
 def default_ledger_path() -> Path:
@@ -136,6 +142,7 @@ def _write(path: Path, opened: Future[None], inbox: queue.SimpleQueue[_Entry | N
         opened.set_result(None)
         for group in _groups(inbox):
             _commit(file, group)
+            file.keep_log_short()
 
 
 class _File:
@@ -145,6 +152,7 @@ class _File:
         self.path = path
         self._connection: sqlite3.Connection | None = None
         self._opened: os.stat_result
+        self._most_log_bytes = MOST_LOG_BYTES
 
     def connection(self) -> sqlite3.Connection:
         """To the file that is there now.
@@ -171,6 +179,22 @@ class _File:
                 self._connection.execute("PRAGMA wal_checkpoint")
         self.close()
 
+    def keep_log_short(self) -> None:
+        """Begin the write-ahead log anew where it is larger than it may be.
+
+        SQLite does that by itself whenever nobody reads. Where somebody always does, it would grow for ever,
+        so they are waited for; one who reads for long is left alone until it has grown as much again.
+        """
+        if self._connection is None or _log_bytes(self.path) <= self._most_log_bytes:
+            return
+        self._connection.execute(f"PRAGMA busy_timeout = {READERS_S * 1000:.0f}")
+        try:
+            is_busy = bool(self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        except sqlite3.Error:  # what is wrong with the file, the next commit will tell
+            is_busy = True
+        self._connection.execute(f"PRAGMA busy_timeout = {LOCKED_S * 1000:.0f}")
+        self._most_log_bytes = MOST_LOG_BYTES + (self._most_log_bytes if is_busy else 0)
+
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -188,6 +212,7 @@ def _open(path: Path) -> sqlite3.Connection:
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
+        check(connection)  # opens the log: with the first request there may be no descriptor left for it
     except (ForeignDatabase, sqlite3.Error) as error:
         connection.close()
         raise _unusable(path, error) from None
@@ -205,6 +230,13 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
             if time.monotonic() > give_up_at:
                 raise
             time.sleep(0.02)
+
+
+def _log_bytes(path: Path) -> int:
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size
+    except OSError:
+        return 0
 
 
 def _expanded(path: str | Path) -> Path:

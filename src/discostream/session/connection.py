@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 STARTING, READY, FAILED = "starting", "ready", "failed"
 """How an endpoint stands; why one has failed is in the log, and in the next request's error."""
 
+ASK_AGAIN_S, SELDOM_S = 1.0, 30.0
+"""How soon a server that was not ready is asked again, and how seldom after many times."""
+
 CLOSING_S = 10.0
 """How long an endpoint may take to close."""
 
@@ -71,17 +74,29 @@ class Connection:
             self._entered = False
 
     async def _prepare(self, endpoint: Endpoint) -> None:
+        """Get it ready; a server is asked again until it is, for it may have been started after us."""
         self.standing[endpoint.name] = STARTING
+        wait_s = ASK_AGAIN_S
+        while not await self._becomes_ready(endpoint) and endpoint.base_url:
+            await anyio.sleep(wait_s)
+            wait_s = min(2 * wait_s, SELDOM_S)
+
+    async def _becomes_ready(self, endpoint: Endpoint) -> bool:
+        """Whether it does; the log has it once that it does not."""
         try:
             await endpoint.prepare()
         except Exception as error:
+            told = self.standing[endpoint.name] == FAILED
             self.standing[endpoint.name] = FAILED
+            if told:
+                return False
             if isinstance(error, EndpointError):
                 log.warning("%s", error)
             else:
                 log.exception("%r: prepare raised what it should have translated", endpoint)
-        else:
-            self.standing[endpoint.name] = READY
+            return False
+        self.standing[endpoint.name] = READY
+        return True
 
     def require_open(self) -> tuple[TaskGroup, Ledger]:
         """The tasks and the ledger.

@@ -13,7 +13,7 @@ import anyio.lowlevel
 
 from discostream.core.pacing import Reader
 from discostream.core.stops import StopFilter
-from discostream.errors import AllEndpointsFailed
+from discostream.errors import AllEndpointsFailed, ConfigError
 from discostream.session.attempts import Attempts, LiveAttempt
 from discostream.session.deliver import Delivery
 from discostream.session.house import House
@@ -168,6 +168,7 @@ def _told(failure: Exception | None) -> str | None:
 async def _record(outcome: Outcome, at_s: float, house: House) -> None:
     try:
         await house.ledger.record(outcome, at_s)
-    except Exception:
+    except Exception as error:
         # The reader has the answer already; what the ledger could not take is kept in the log.
-        log.exception("request not recorded: %s", outcome.as_disco())
+        defect = None if isinstance(error, ConfigError) else error
+        log.error("request not recorded: %s: %s", error, outcome.as_disco(), exc_info=defect)
