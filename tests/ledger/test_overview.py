@@ -271,3 +271,17 @@ def test_every_endpoint_is_found_by_the_index(mixed):
         ]
     assert found == [("cloud", "server"), ("laptop", "device"), ("spare", "server")]
     assert sum("COVERING INDEX attempt_by_endpoint (endpoint" in step for step in steps) == 2
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [Wanted(endpoint="cloud"), Wanted(endpoint="cloud", outcome="ok"), replace(ALL, endpoint="cloud")],
+    ids=["ever", "outcome", "span"],
+)
+def test_a_filter_looks_at_what_each_request_started(mixed, wanted):
+    """To go through all of an endpoint's attempts for every request would take minutes in a long ledger."""
+    condition, asked = conditions(wanted)
+    with closing(sqlite3.connect(mixed)) as connection:
+        query = f"EXPLAIN QUERY PLAN SELECT count(*) FROM request WHERE {condition}"
+        plan = [row[3] for row in connection.execute(query, asked)]
+    assert "SEARCH started USING PRIMARY KEY (request=?)" in plan
