@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from discostream.cli.options import FAILURE, INTERRUPTED
+from discostream.cli.status import FAILURE, INTERRUPTED
 from discostream.cli.screen import count_bar
 
 PARTS = Path(__file__).with_suffix("")

@@ -46,7 +46,7 @@ import anyio
 import psutil
 from aiohttp import web
 
-from discostream.cli.options import FAILURE, INTERRUPTED
+from discostream.cli.status import FAILURE, INTERRUPTED
 from discostream.config import Settings, settings_from
 from discostream.endpoints.llamacpp import LlamaCppEndpoint
 from discostream.gateway.app import build_app, listen
