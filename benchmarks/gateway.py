@@ -43,8 +43,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from discostream.cli.status import FAILURE, INTERRUPTED
 from discostream.cli.screen import count_bar
+from discostream.cli.status import FAILURE, INTERRUPTED
 
 PARTS = Path(__file__).with_suffix("")
 UPSTREAM: tuple[str, ...] = (sys.executable, str(PARTS / "upstream.py"))

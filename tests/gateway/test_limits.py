@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 import sqlite3
+import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -379,3 +380,19 @@ async def test_secrets_and_texts_stay_where_they_belong(
     for text in (CHAT["messages"][0]["content"], "Once upon"):
         assert text not in logged
         assert text.encode() not in kept
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_many_connections_are_allowed() -> None:
+    """A shell's limit of open files is raised to what the system allows, which stays as it is."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        limits.allow_many_connections()
+        raised, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert most == before[1]
+    assert raised == (1 << 16 if most == resource.RLIM_INFINITY else min(most, 1 << 16))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -281,4 +281,24 @@ async def test_raw_completions_are_rescued_at_an_openai_endpoint(tmp_path: Path)
             "max_tokens": 14,
             "top_k": 3,
         }
+    ]
+
+
+async def test_an_endpoint_that_fails_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator reads when it begins and when it is over, and nothing of what is a request's own fault."""
+    statuses = [400, 500, 502, 400, 200, 200]
+    answer = says({"delta": {"content": "No."}, "finish_reason": "stop"})
+
+    async def script(http: web.Request) -> web.StreamResponse:
+        status = statuses.pop(0)
+        return await answer(http) if status == 200 else web.json_response({"error": "no"}, status=status)
+
+    async with upstream(script) as cloud, gateway(tmp_path, cloud) as client:
+        while statuses:
+            with suppress(openai.APIStatusError):
+                await client.chat.completions.create(model="cloud", messages=ASKED)
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("failures")]
+    assert told == [
+        "cloud: answered with HTTP 500: no; told once, until it answers again",
+        "cloud: answers again",
     ]

@@ -75,6 +75,7 @@ def serve(
 
     from discostream.config import load_settings
     from discostream.gateway.app import build_app
+    from discostream.gateway.limits import allow_many_connections
     from discostream.library import connect
     from discostream.telemetry.export import exporting
 
@@ -87,6 +88,7 @@ def serve(
         typer.echo(f"The settings are good: {names} under policy {settings.policy.name}.")
         return
     fetch_models(settings)
+    allow_many_connections()
     with suppress(KeyboardInterrupt), exporting() as observe:
         run_async(_serve_until_stopped, settings, observe)
 

@@ -19,7 +19,9 @@ from discostream.gateway.chat import DISCO, chat_completions, completions, reque
 from discostream.gateway.dashboard import MOST_READERS, READERS, dashboard_routes
 from discostream.gateway.embeddings import embeddings
 from discostream.gateway.errors import answer_errors
+from discostream.gateway.failures import FailureLog
 from discostream.gateway.limits import (
+    KEEP_IDLE_S,
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -74,6 +76,7 @@ async def serve(
             access_log=None,
             logger=http_log(),
             shutdown_timeout=STOPPING_S / 2,  # for every answer to end, and once more for it to be cancelled
+            keepalive_timeout=KEEP_IDLE_S,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             max_headers=MAX_HEADERS,
@@ -114,6 +117,7 @@ def build_app(disco: Disco) -> web.Application:
     app[DISCO] = disco
     app[CREATED] = int(time.time())
     app[METRICS] = Metrics(disco)
+    disco.on_settled.append(FailureLog().tell)
     app[READERS] = anyio.CapacityLimiter(MOST_READERS)
     app.on_response_prepare.append(_name_request)
     app.add_routes(

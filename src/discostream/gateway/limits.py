@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import anyio
 import numpy as np
@@ -14,12 +15,14 @@ from discostream.errors import RequestRejected
 
 __all__ = [
     "BODY_S",
+    "KEEP_IDLE_S",
     "MAX_BODY_BYTES",
     "MAX_HEADERS",
     "MAX_HEADER_BYTES",
     "MAX_LINE_BYTES",
     "MAX_NESTING",
     "SEND_BUFFER_BYTES",
+    "allow_many_connections",
     "http_log",
     "read_within_limits",
 ]
@@ -31,6 +34,10 @@ MAX_HEADERS = 128
 MAX_BODY_BYTES = 8 << 20
 BODY_S = 60.0
 """How long a body may take to arrive."""
+KEEP_IDLE_S = 75.0
+"""How long a connection is kept that nothing is asked over."""
+MANY_FILES = 1 << 16
+"""Files and connections that a gateway may well need at a time; shells allow 1,024."""
 MAX_NESTING = 100
 """How deep arrays and objects may stand in each other: JSON schemas of tools need a third of that."""
 SEND_BUFFER_BYTES = 1 << 16
@@ -41,6 +48,19 @@ CLIENTS_FAULT = (HttpProcessingError, ConnectionError)
 
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+
+
+def allow_many_connections() -> None:
+    """Let this process have as many files and connections open as the system allows, if it needs them."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if most == resource.RLIM_INFINITY else min(MANY_FILES, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        with suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def http_log() -> logging.Logger:

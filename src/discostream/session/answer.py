@@ -105,10 +105,12 @@ class Answer:
     @property
     def ended(self) -> bool:
         """Whether nothing more will come, and all pieces were read."""
-        return self._progress.over.is_set() and not self._progress.has_pieces and not self._unread
+        return self._progress.is_read and not self._unread
 
     def waiting(self) -> list[Delivered]:
         """The pieces that have come and were not read yet. Waits for none."""
+        if not self._unread:
+            return self._progress.waiting()
         unread, self._unread = list(self._unread), deque()
         return unread + self._progress.waiting()
 
@@ -129,11 +131,11 @@ class Answer:
         """Abandon the answer and wait until it is settled. Safe to call twice, and after its end."""
         self._abandoned = True
         self._unread.clear()
-        if self._progress.over.is_set():
+        if self._progress.over:
             return
         self._progress.left.cancel()
         with anyio.CancelScope(shield=True):
-            await self._progress.over.wait()
+            await self._progress.end()
 
     async def __aenter__(self) -> Answer:
         return self
@@ -147,7 +149,7 @@ class _Progress:
 
     def __init__(self, reader: weakref.ref[Answer]) -> None:
         self.left = anyio.CancelScope()
-        self.over = anyio.Event()
+        self.over = False
         self.outcome: Outcome | None = None
         self.failure: Exception | None = None
         self.on_news: Callable[[], None] | None = None
@@ -155,6 +157,7 @@ class _Progress:
         self._waiting = 0
         self._came: anyio.Event | None = None
         self._went: anyio.Event | None = None
+        self._ended = anyio.Event()
         self._reader = reader
 
     async def follow(self, request: Request, house: House) -> None:
@@ -168,7 +171,8 @@ class _Progress:
             self.failure = error
         finally:
             house.live.pop(self, None)
-            self.over.set()
+            self.over = True
+            self._ended.set()
             self._tell()
 
     def take(self, piece: Delivered) -> None:
@@ -187,7 +191,7 @@ class _Progress:
 
     async def read(self) -> list[Delivered]:
         """All that has come; waits for something. Nothing once everything was read, and is over."""
-        while not self._pieces and not self.over.is_set():
+        while not self._pieces and not self.over:
             if self._came is None:  # else another reader waits for it, too
                 self._came = anyio.Event()
             await self._came.wait()
@@ -201,8 +205,12 @@ class _Progress:
         return pieces
 
     @property
-    def has_pieces(self) -> bool:
-        return bool(self._pieces)
+    def is_read(self) -> bool:
+        return self.over and not self._pieces
+
+    async def end(self) -> None:
+        """Wait until it is over."""
+        await self._ended.wait()
 
     @property
     def is_full(self) -> bool:

@@ -80,7 +80,8 @@ class Successors:
     written: Written
     settings: MigrationSettings
     _weighed_for: LiveAttempt | None = None
-    _circumstances: list[object] = field(default_factory=list)
+    _circumstances: tuple[int, bool] = (0, True)
+    _abilities: list[tuple[Endpoint, frozenset[Carrier], str | None]] = field(default_factory=list)
     _bars: list[_Bar] = field(default_factory=list)
 
     @property
@@ -111,7 +112,7 @@ class Successors:
 
     def worth_weighing(self, source: LiveAttempt, at: float) -> bool:
         """Whether a move could pay and go unnoticed now, by what is known from when it was weighed last."""
-        if source is not self._weighed_for or self._circumstances_now() != self._circumstances:
+        if source is not self._weighed_for or self._circumstances_changed():
             return True
         unread = self.written.reader.unread(at)
         for bar in self._bars:
@@ -132,7 +133,8 @@ class Successors:
         decided: Decision | None = None
         cheaper = self._capable(source, self._dearer(source_profile).union(spent))
         self._weighed_for = source
-        self._circumstances = self._circumstances_now()
+        self._circumstances = len(self.attempts.started), self.written.token_ids is None
+        self._abilities = [(each, each.continues, each.vocabulary) for each in self.endpoints.values()]
         self._bars = [bar for each in cheaper if (bar := self._bar(source_profile, each)) is not None]
         for successor in cheaper:
             profile = self.known.of(successor.name)
@@ -146,12 +148,14 @@ class Successors:
                 decided = decision
         return best, decided
 
-    def _circumstances_now(self) -> list[object]:
-        """What decides who could go on, and from what; while it stays the same, bars hold."""
-        circumstances: list[object] = [len(self.attempts.started), self.written.token_ids is None]
-        for endpoint in self.endpoints.values():
-            circumstances += endpoint.continues, endpoint.vocabulary
-        return circumstances
+    def _circumstances_changed(self) -> bool:
+        """Whether somebody else could go on now, or from something else; while not, bars hold."""
+        if (len(self.attempts.started), self.written.token_ids is None) != self._circumstances:
+            return True
+        for endpoint, continued, vocabulary in self._abilities:
+            if endpoint.continues != continued or endpoint.vocabulary != vocabulary:
+                return True
+        return False
 
     def _bar(self, source: EndpointProfile, successor: Successor) -> _Bar | None:
         """What a move has to reach; `None` where no answer is long enough for that."""
