@@ -56,6 +56,11 @@ class Body:
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it has come and was read."""
+        return self._content.at_eof()
+
     async def read(self) -> bytes:
         """What comes next, or a part of it; nothing at the end.
 
@@ -111,8 +116,10 @@ def pointed_to(response: aiohttp.ClientResponse) -> str | None:
 
 async def read_tail(body: Body, answer: AnswerReader) -> None:
     """Collect the token counts behind the finish."""
-    with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
-        while not answer.over:
-            list(answer.feed(await body.read()))
-    with anyio.move_on_after(REUSE_S), suppress(aiohttp.ClientError):
-        await body.read()
+    if not answer.over:
+        with anyio.move_on_after(TAIL_S), suppress(aiohttp.ClientError):
+            while not answer.over:
+                list(answer.feed(await body.read()))
+    if not body.is_complete:
+        with anyio.move_on_after(REUSE_S), suppress(aiohttp.ClientError):
+            await body.read()
