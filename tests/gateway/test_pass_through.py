@@ -16,6 +16,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from discostream.config import settings_from
+from discostream.gateway import failures
 from discostream.gateway.app import serve
 from discostream.wire.sse import DONE, data_event
 
@@ -284,9 +285,11 @@ async def test_raw_completions_are_rescued_at_an_openai_endpoint(tmp_path: Path)
     ]
 
 
-async def test_an_endpoint_that_fails_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_endpoint_that_fails_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """An operator reads when it begins and when it is over, and nothing of what is a request's own fault."""
-    statuses = [400, 500, 502, 400, 200, 200]
+    statuses = [400, 500, 200, 502, 400, 200, 200]
     answer = says({"delta": {"content": "No."}, "finish_reason": "stop"})
 
     async def script(http: web.Request) -> web.StreamResponse:
@@ -295,6 +298,8 @@ async def test_an_endpoint_that_fails_is_told_once(tmp_path: Path, caplog: pytes
 
     async with upstream(script) as cloud, gateway(tmp_path, cloud) as client:
         while statuses:
+            if len(statuses) == 2:
+                monkeypatch.setattr(failures, "QUIET_S", 0.0)
             with suppress(openai.APIStatusError):
                 await client.chat.completions.create(model="cloud", messages=ASKED)
     told = [record.getMessage() for record in caplog.records if record.name.endswith("failures")]
